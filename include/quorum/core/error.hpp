@@ -1,0 +1,41 @@
+// The one error type of construction and planning. Steady-state calls never throw: they report a status.
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace quorum {
+
+// What kind of rule was broken; the message names the function, the argument, the rule and the value.
+enum class ErrorCode {
+  invalid_argument,   // an option, shape, size or pointer the caller passed
+  capacity_exceeded,  // more than a plan was sized for
+  invalid_file,       // a file's content breaks its format
+  io_failure,         // the operating system refused a read or a write
+};
+
+class Error : public std::runtime_error {
+ public:
+  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  ErrorCode code() const noexcept { return code_; }
+
+ private:
+  ErrorCode code_;
+};
+
+// Throws Error with "function: argument must be rule, got value".
+template <class Value>
+[[noreturn]] void throw_error(ErrorCode code, const char* function, const std::string& argument, const std::string& rule, const Value& value) {
+  std::ostringstream message;
+  message << function << ": " << argument << " must be " << rule << ", got " << value;
+  throw Error(code, message.str());
+}
+
+// Throws ErrorCode::invalid_argument unless `holds`.
+template <class Value>
+void require(bool holds, const char* function, const char* argument, const char* rule, const Value& value) {
+  if (!holds) throw_error(ErrorCode::invalid_argument, function, argument, rule, value);
+}
+
+}  // namespace quorum
