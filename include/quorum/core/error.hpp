@@ -26,7 +26,8 @@ class Error : public std::runtime_error {
 
 // Throws Error with "function: argument must be rule, got value".
 template <class Value>
-[[noreturn]] void throw_error(ErrorCode code, const char* function, const std::string& argument, const std::string& rule, const Value& value) {
+[[noreturn]] void throw_error(ErrorCode code, const char* function, const std::string& argument, const std::string& rule,
+                              const Value& value) {
   std::ostringstream message;
   message << function << ": " << argument << " must be " << rule << ", got " << value;
   throw Error(code, message.str());

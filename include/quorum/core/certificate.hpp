@@ -1,0 +1,83 @@
+// The sampled certificate: how much weight the unread rest holds, with a standard error (algorithm.md eq. 8-10).
+#pragma once
+
+#include <cmath>
+
+#include "quorum/core/config.hpp"
+#include "quorum/core/stopping_rule.hpp"
+
+namespace quorum {
+
+// Share of the draws that goes by estimated weight; the remainder goes by token count. The second part bounds the importance weights,
+// without it heavy tails of badly estimated clusters go unseen (Owen, "Monte Carlo theory, methods and examples", ch. 9: defensive
+// mixture).
+inline constexpr float kDrawByEstimate = 0.75f;
+
+// Unnormalised probability of drawing a cluster. share: estimated share of the rest (largest over the group's heads).
+QUORUM_HOST_DEVICE constexpr float draw_weight(float share, float total_share, float size, float total_size) {
+  const float by_estimate = total_share > 0.0f ? share / total_share : 0.0f;
+  const float by_count = total_size > 0.0f ? size / total_size : 0.0f;
+  return kDrawByEstimate * by_estimate + (1.0f - kDrawByEstimate) * by_count;
+}
+
+// The unread rest's weight as the sample sees it.
+struct SampledRest {
+  float weight = 0.0f;          // unbiased estimate
+  float standard_error = 0.0f;  // of the estimate
+};
+
+// Sums one draw per stratum; neighbours in the draw order are alike, so their differences measure the error.
+class StratifiedSum {
+ public:
+  // contribution: importance weight times the drawn token's weight, already divided by the number of draws.
+  QUORUM_HOST_DEVICE void add(float contribution) {
+    sum_ += contribution;
+    if (count_ > 0) differences_ += (contribution - last_) * (contribution - last_);
+    last_ = contribution;
+    ++count_;
+  }
+  // Variance by successive differences (Owen ch. 8.4): n / (2 (n - 1)) * sum of squared differences.
+  QUORUM_HOST_DEVICE SampledRest result() const {
+    if (count_ < 2) return {sum_, sum_};
+    return {sum_, std::sqrt(differences_ * float(count_) / (2.0f * float(count_ - 1)))};
+  }
+
+ private:
+  float sum_ = 0.0f;
+  float differences_ = 0.0f;
+  float last_ = 0.0f;
+  int count_ = 0;
+};
+
+// Attained ratio if the rest weighs z standard errors more than sampled: holds with the one-sided confidence that z stands for.
+QUORUM_HOST_DEVICE inline float attained_ratio_lower_bound(float read, SampledRest rest, float z) {
+  return attained_ratio(read, rest.weight + z * rest.standard_error);
+}
+
+// Quantile of the standard normal distribution for a one-sided confidence in (0, 1); |error| < 1.2e-9 before rounding to float.
+// Source: P. J. Acklam's rational approximation.
+inline float normal_quantile(float confidence) {
+  const double p = confidence;
+  const double tail = 0.02425;
+  if (p < tail || p > 1.0 - tail) {
+    const double q = std::sqrt(-2.0 * std::log(p < tail ? p : 1.0 - p));
+    const double x = (((((-7.784894002430293e-03 * q - 3.223964580411365e-01) * q - 2.400758277161838) * q - 2.549732539343734) * q +
+                       4.374664141464968) *
+                          q +
+                      2.938163982698783) /
+                     ((((7.784695709041462e-03 * q + 3.224671290700398e-01) * q + 2.445134137142996) * q + 3.754408661907416) * q + 1.0);
+    return float(p < tail ? x : -x);
+  }
+  const double q = p - 0.5, r = q * q;
+  return float((((((-3.969683028665376e+01 * r + 2.209460984245205e+02) * r - 2.759285104469687e+02) * r + 1.383577518672690e+02) * r -
+                 3.066479806614716e+01) *
+                    r +
+                2.506628277459239) *
+               q /
+               (((((-5.447609879822406e+01 * r + 1.615858368580409e+02) * r - 1.556989798598866e+02) * r + 6.680131188771972e+01) * r -
+                 1.328068155288572e+01) *
+                    r +
+                1.0));
+}
+
+}  // namespace quorum

@@ -1,0 +1,60 @@
+// What a decode call tells about itself, per sequence and query head.
+#pragma once
+
+#include "quorum/core/config.hpp"
+
+namespace quorum {
+
+// Which way the output was computed.
+enum class DecodePath : uint8_t {
+  sparse,
+  dense_by_length,    // at most dense_below tokens, or nothing indexed
+  dense_by_target,    // target_ratio is 1
+  dense_by_policy,    // the certificate missed and the policy says dense
+  dense_by_numerics,  // NaN, Inf or scores too far apart for the estimate: the output is what dense attention gives
+  dense_by_capacity,  // more clusters than the plan was sized for
+};
+
+constexpr bool is_dense(DecodePath path) { return path != DecodePath::sparse; }
+
+// Units: tokens and bytes are of the KV head and shared by its query heads (SelectionScope::group).
+struct HeadReport {
+  int32_t tokens_read = 0;                  // keys and values attended: sinks, window and chosen clusters
+  int32_t tokens_scored = 0;                // keys read, whether or not their cluster was kept; samples not counted
+  int32_t tokens_sampled = 0;               // keys drawn from the unread rest, all rounds
+  int32_t clusters_used = 0;                // value means read for the tail
+  int64_t bytes_read = 0;                   // keys, values, samples, index and query metric
+  int64_t bytes_dense = 0;                  // what dense attention reads
+  float attained_ratio_estimate = 1.0f;     // share of the weight that was read
+  float attained_ratio_lower_bound = 1.0f;  // of the same, at `confidence`; 0 if nothing was sampled
+  float confidence = 1.0f;                  // one-sided; 0 if nothing was sampled, 1 for dense
+  int32_t rounds = 0;                       // widenings
+  DecodePath path = DecodePath::sparse;
+};
+
+// Status of a whole call. Every other fault is a path in the report.
+enum class DecodeStatus : uint8_t {
+  ok,
+  too_many_sequences,  // more than the plan was sized for; nothing was written
+  too_many_tokens,     // a sequence is longer than the plan was sized for; nothing was written
+  too_many_workers,    // the executor would run more workers than the plan was sized for; nothing was written
+  index_mismatch,      // an index has other heads or another head_dim, or covers more tokens than the cache; nothing was written
+};
+
+constexpr const char* status_message(DecodeStatus status) {
+  switch (status) {
+    case DecodeStatus::ok:
+      return "ok";
+    case DecodeStatus::too_many_sequences:
+      return "decode: sequences must be at most limits.max_sequences";
+    case DecodeStatus::too_many_tokens:
+      return "decode: num_tokens must be at most limits.max_tokens";
+    case DecodeStatus::too_many_workers:
+      return "decode: executor workers must be at most limits.num_workers";
+    case DecodeStatus::index_mismatch:
+      return "decode: index must have the plan's heads and head_dim and cover no more tokens than the cache";
+  }
+  return "decode: unknown status";
+}
+
+}  // namespace quorum

@@ -1,0 +1,127 @@
+// Every setting a caller can choose, with its consequence, and the check of each.
+#pragma once
+
+#include <cmath>
+
+#include "quorum/core/cluster_estimate.hpp"
+#include "quorum/core/error.hpp"
+#include "quorum/core/tail_estimate.hpp"
+
+namespace quorum {
+
+// How centroids and value means are kept.
+enum class IndexStorage : uint8_t {
+  int8,  // one byte a coordinate and a scale a row: no measurable loss of accuracy
+  f32,   // four times the bytes; to compare
+};
+
+// How an index is built. Defaults are the ones the accuracy tables were made with.
+struct IndexOptions {
+  // Mean number of tokens in a cluster. Doubling it halves the index and costs about 12 % more tokens at equal attained ratio.
+  int cluster_size = 16;
+  // Tokens clustered together. Longer segments find slightly better clusters; building costs segment_tokens / cluster_size
+  // distances a token and iteration.
+  int segment_tokens = 8192;
+  // Rounds of Lloyd's algorithm; stops early once no token moves.
+  int iterations = 10;
+  // First tokens of the sequence: never indexed, always read.
+  int num_sink_tokens = 4;
+  // Newest tokens that stay unindexed, hence always read.
+  int window_tokens = 0;
+  // Tokens that wait beyond window_tokens before they become a segment. Larger: fewer, better clusters; more tokens always read.
+  int recluster_every = 256;
+  // Weight of the identity in the query metric, (0, 1]: 1 is plain L2, smaller trusts the sampled queries more.
+  float metric_shrinkage = 0.1f;
+  IndexStorage storage = IndexStorage::int8;
+  // `diagonal` stores head_dim + 4 more bytes a cluster and allows either model when decoding; otherwise none or shared.
+  VarianceModel variance = VarianceModel::shared;
+  // Seeds the random rotation of the coordinates.
+  uint64_t seed = 1;
+};
+
+// What to do when the certified bound stays below the target.
+enum class MissPolicy : uint8_t {
+  accept,  // report it
+  widen,   // read on, up to max_rounds times, then report
+  dense,   // widen, and attend to everything if the bound still misses
+};
+
+// The sampled certificate of the attained ratio.
+struct CertificateOptions {
+  bool enabled = false;
+  MissPolicy policy = MissPolicy::widen;
+  float confidence = 0.95f;  // one-sided confidence of the reported bound, (0.5, 1)
+  int max_rounds = 3;        // widenings, 0..8
+};
+
+// Whose target a set of tokens has to meet.
+enum class SelectionScope : uint8_t {
+  group,  // one set per KV head; every query head of the group meets its target and attends to the whole set
+  head,   // one set per query head: fewer tokens a head, more bytes in total; to study
+};
+
+struct DecodeOptions {
+  // Share of the attention weight to reach, (0, 1]; 1 attends to everything.
+  float target_ratio = 0.9f;
+  // Bounds on the indexed tokens chosen per KV head, in whole clusters; sinks and window come on top.
+  int min_tokens = 0;
+  int max_tokens = 1 << 30;
+  // If positive: ignore target_ratio and read the best clusters until this many tokens.
+  int fixed_budget = 0;
+  Tail tail = Tail::calibrated;
+  CertificateOptions certificate;
+  // Unread tokens drawn per KV head and round for the calibrated tail and the certificate, 2..256.
+  int num_samples = 64;
+  VarianceModel variance = VarianceModel::shared;
+  SelectionScope scope = SelectionScope::group;
+  // Sequences with at most this many tokens are attended densely.
+  int dense_below = 1024;
+  // Seeds the sample. The same seed, sequence and length draw the same tokens.
+  uint64_t seed = 1;
+};
+
+// What a plan is sized for.
+struct DecodeLimits {
+  int max_sequences = 1;
+  int max_tokens = 0;    // longest sequence
+  int max_clusters = 0;  // most clusters of one KV head; 0: enough for clusters of 8 tokens on average
+  int num_workers = 1;   // most workers the executor will run
+};
+
+// Errors: Error(invalid_argument) naming the member, its rule and its value.
+inline void validate(const IndexOptions& options, const char* function) {
+  require(options.cluster_size >= 1 && options.cluster_size <= 1024, function, "options.cluster_size", "1 to 1024", options.cluster_size);
+  require(options.segment_tokens >= options.cluster_size && options.segment_tokens <= 65536, function, "options.segment_tokens",
+          "cluster_size to 65536", options.segment_tokens);
+  require(options.iterations >= 1 && options.iterations <= 1000, function, "options.iterations", "1 to 1000", options.iterations);
+  require(options.num_sink_tokens >= 0, function, "options.num_sink_tokens", "at least 0", options.num_sink_tokens);
+  require(options.window_tokens >= 0, function, "options.window_tokens", "at least 0", options.window_tokens);
+  require(options.recluster_every >= 1, function, "options.recluster_every", "at least 1", options.recluster_every);
+  require(options.metric_shrinkage > 0.0f && options.metric_shrinkage <= 1.0f, function, "options.metric_shrinkage", "in (0, 1]",
+          options.metric_shrinkage);
+}
+
+inline void validate(const CertificateOptions& options, const char* function) {
+  require(options.confidence > 0.5f && options.confidence < 1.0f, function, "options.certificate.confidence", "in (0.5, 1)",
+          options.confidence);
+  require(options.max_rounds >= 0 && options.max_rounds <= 8, function, "options.certificate.max_rounds", "0 to 8", options.max_rounds);
+}
+
+inline void validate(const DecodeOptions& options, const char* function) {
+  require(options.target_ratio > 0.0f && options.target_ratio <= 1.0f, function, "options.target_ratio", "in (0, 1]", options.target_ratio);
+  require(options.min_tokens >= 0, function, "options.min_tokens", "at least 0", options.min_tokens);
+  require(options.max_tokens >= options.min_tokens, function, "options.max_tokens", "at least options.min_tokens", options.max_tokens);
+  require(options.fixed_budget >= 0, function, "options.fixed_budget", "at least 0", options.fixed_budget);
+  require(options.num_samples >= 2 && options.num_samples <= 256, function, "options.num_samples", "2 to 256", options.num_samples);
+  require(options.dense_below >= 0, function, "options.dense_below", "at least 0", options.dense_below);
+  validate(options.certificate, function);
+}
+
+inline void validate(const DecodeLimits& limits, const char* function) {
+  require(limits.max_sequences >= 1, function, "limits.max_sequences", "at least 1", limits.max_sequences);
+  require(limits.max_tokens >= 1, function, "limits.max_tokens", "at least 1", limits.max_tokens);
+  require(limits.max_clusters >= 0, function, "limits.max_clusters", "at least 0", limits.max_clusters);
+  require(limits.num_workers >= 1 && limits.num_workers <= 1024, function, "limits.num_workers", "1 to 1024", limits.num_workers);
+}
+
+}  // namespace quorum
