@@ -79,11 +79,11 @@ QUORUM_HOST_DEVICE inline ClusterRef cluster_at(const ClusterHeadView& head, int
   return {head.segments + segment, cluster - head.segment_first[segment]};
 }
 
-// Bytes of centroid data that scoring reads per cluster.
+// Bytes that scoring reads per cluster: centroid and scale, size, and the second-order term.
 constexpr int64_t score_bytes_per_cluster(int head_dim, IndexStorage storage, VarianceModel variance) {
   const int64_t centroid = storage == IndexStorage::int8 ? head_dim + 4 : 4 * head_dim;
   const int64_t second_order = variance == VarianceModel::none ? 0 : variance == VarianceModel::shared ? 4 : head_dim + 4;
-  return centroid + second_order;
+  return centroid + 4 + second_order;
 }
 
 }  // namespace quorum

@@ -1,0 +1,198 @@
+// Threads are the caller's: an executor runs a function on several workers at once. Serial, std::thread and OpenMP are built in.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "quorum/core/config.hpp"
+#include "quorum/core/error.hpp"
+
+namespace quorum {
+
+// A function for each worker of a call: work(context, worker, num_workers).
+using WorkerFunction = void (*)(void* context, int worker, int num_workers);
+
+// Runs one function on several workers that exist at the same time.
+//
+// Contract of run(): calls work(context, i, n) once for every i in [0, n), n between 1 and num_workers(), and returns when all have
+// returned. All n calls must be running together: workers wait for one another at barriers, so a queue that starts the second
+// call only after the first has returned would hang.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual int num_workers() const noexcept = 0;
+  virtual void run(WorkerFunction work, void* context) noexcept = 0;
+};
+
+// The calling thread alone.
+class SerialExecutor final : public Executor {
+ public:
+  int num_workers() const noexcept override { return 1; }
+  void run(WorkerFunction work, void* context) noexcept override { work(context, 0, 1); }
+};
+
+namespace cpu {
+
+// Tells a core that it is spinning.
+inline void spin_pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Spins this often before giving the core away: about 20 microseconds, longer than any imbalance inside a step.
+inline constexpr int kSpinsBeforeYield = 2000;
+
+// Waits until ready() is true: spins briefly, then yields, so that more workers than cores still make progress.
+template <class Ready>
+void spin_until(Ready ready) {
+  for (int spins = 0; !ready(); ++spins) {
+    if (spins < kSpinsBeforeYield)
+      spin_pause();
+    else
+      std::this_thread::yield();
+  }
+}
+
+// Meeting point of all workers of a call. Cost: well under a microsecond when all arrive together.
+class Barrier {
+ public:
+  void wait(int num_workers) {
+    if (num_workers == 1) return;
+    const int generation = generation_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == num_workers - 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      generation_.store(generation + 1, std::memory_order_release);
+    } else {
+      spin_until([&] { return generation_.load(std::memory_order_acquire) != generation; });
+    }
+  }
+
+ private:
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<int> generation_{0};
+};
+
+// One worker's place among those that share a piece of work.
+struct Team {
+  Barrier* barrier = nullptr;
+  int worker = 0;
+  int num_workers = 1;
+
+  void sync() const { barrier->wait(num_workers); }
+  bool leads() const { return worker == 0; }
+  // This worker's part [first, last) of `count` things.
+  int first(int count) const { return int(int64_t(count) * worker / num_workers); }
+  int last(int count) const { return int(int64_t(count) * (worker + 1) / num_workers); }
+};
+
+}  // namespace cpu
+
+// Its own threads, kept for its lifetime; between calls they spin briefly and then sleep.
+//
+// Errors: Error(invalid_argument) unless 1 <= num_workers <= 1024. Caller: one run() at a time.
+class ThreadExecutor final : public Executor {
+ public:
+  explicit ThreadExecutor(int num_workers) : num_workers_(num_workers) {
+    require(num_workers >= 1 && num_workers <= 1024, "ThreadExecutor", "num_workers", "1 to 1024", num_workers);
+    for (int i = 1; i < num_workers; ++i) threads_.emplace_back([this, i] { serve(i); });
+  }
+  ~ThreadExecutor() override {
+    {
+      std::lock_guard lock(mutex_);
+      work_ = nullptr;
+      call_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    for (auto& thread : threads_) thread.join();
+  }
+  ThreadExecutor(const ThreadExecutor&) = delete;
+  ThreadExecutor& operator=(const ThreadExecutor&) = delete;
+
+  int num_workers() const noexcept override { return num_workers_; }
+  void run(WorkerFunction work, void* context) noexcept override {
+    {
+      std::lock_guard lock(mutex_);
+      work_ = work;
+      context_ = context;
+      running_.store(num_workers_ - 1, std::memory_order_relaxed);
+      call_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    work(context, 0, num_workers_);
+    cpu::spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
+  }
+
+ private:
+  void serve(int worker) {
+    for (int seen = 0;;) {
+      for (int spins = 0; spins < cpu::kSpinsBeforeYield && call_.load(std::memory_order_acquire) == seen; ++spins) cpu::spin_pause();
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] { return call_.load(std::memory_order_relaxed) != seen; });
+        ++seen;
+        if (work_ == nullptr) return;
+      }
+      work_(context_, worker, num_workers_);
+      running_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  const int num_workers_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  WorkerFunction work_ = nullptr;
+  void* context_ = nullptr;
+  std::atomic<int> call_{0};
+  std::atomic<int> running_{0};
+  std::vector<std::thread> threads_;
+};
+
+#if defined(_OPENMP)
+// The threads of an OpenMP parallel region. Needs -fopenmp.
+class OpenMpExecutor final : public Executor {
+ public:
+  explicit OpenMpExecutor(int num_workers) : num_workers_(num_workers) {
+    require(num_workers >= 1 && num_workers <= 1024, "OpenMpExecutor", "num_workers", "1 to 1024", num_workers);
+  }
+  int num_workers() const noexcept override { return num_workers_; }
+  void run(WorkerFunction work, void* context) noexcept override {
+    // The runtime may grant fewer threads than asked for; workers are numbered by who arrives, so no <omp.h> is needed.
+    std::atomic<int> arrived{0};
+    int granted = 0;
+#pragma omp parallel num_threads(num_workers_)
+    {
+#pragma omp atomic update
+      granted += 1;
+#pragma omp barrier
+      work(context, arrived.fetch_add(1), granted);
+    }
+  }
+
+ private:
+  const int num_workers_;
+};
+#endif
+
+// Runs task(i) for every i in [0, num_tasks) on the executor's workers, each once, in no particular order.
+template <class Task>
+void for_each_task(Executor& executor, int num_tasks, Task&& task) {
+  struct Context {
+    std::atomic<int> next{0};
+    int num_tasks;
+    Task* task;
+  } context{{0}, num_tasks, &task};
+  executor.run(
+      [](void* raw, int, int) {
+        auto& shared = *static_cast<Context*>(raw);
+        for (int i = shared.next.fetch_add(1); i < shared.num_tasks; i = shared.next.fetch_add(1)) (*shared.task)(i);
+      },
+      &context);
+}
+
+}  // namespace quorum

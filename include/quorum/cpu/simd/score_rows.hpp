@@ -1,0 +1,93 @@
+// Scores of rows of keys against all query heads of a group: each row is read once.
+#pragma once
+
+#include "quorum/cpu/simd/vector.hpp"
+
+namespace quorum::simd {
+
+// Query heads whose sums stay in registers together; larger groups go through the rows (then in L1) again.
+inline constexpr int kHeadBlock = 4;
+// Rows whose sums stay in registers together: rows * heads accumulators, plus one vector of each row, must fit the register file.
+inline constexpr int kRowBlock = kVectorSize >= 16 ? 4 : 2;
+// Rows handed to a row kernel at most: a tile of keys or values stays in L1 between its passes.
+inline constexpr int kTileRows = 32;
+
+// What a row kernel works on. Rows may lie anywhere.
+struct RowTile {
+  const std::byte* const* rows = nullptr;      // [num_rows]
+  const std::byte* const* prefetch = nullptr;  // [num_prefetch] rows that are needed next, or null
+  int num_rows = 0;
+  int num_prefetch = 0;
+  int head_dim = 0;
+};
+
+// Horizontal sums of kRowBlock * G accumulators, written to sums[].
+template <int N>
+QUORUM_ALWAYS_INLINE void reduce_accumulators(const Vector* accumulators, float* sums) {
+#if defined(__AVX512F__) && !defined(QUORUM_SCALAR)
+  if constexpr (N == 16) {
+    // A transposing tree: 16 sums in 15 additions and 30 shuffles instead of 16 reductions of 4 steps each.
+    __m512 pairs[8], quads[4];
+    for (int i = 0; i < 8; ++i) {
+      const __m512 a = accumulators[2 * i], b = accumulators[2 * i + 1];
+      pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    for (int i = 0; i < 4; ++i) {
+      const __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
+      quads[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    const __m512 low = _mm512_add_ps(_mm512_shuffle_f32x4(quads[0], quads[1], 0x88), _mm512_shuffle_f32x4(quads[0], quads[1], 0xdd));
+    const __m512 high = _mm512_add_ps(_mm512_shuffle_f32x4(quads[2], quads[3], 0x88), _mm512_shuffle_f32x4(quads[2], quads[3], 0xdd));
+    _mm512_storeu_ps(sums, _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x88), _mm512_shuffle_f32x4(low, high, 0xdd)));
+    return;
+  }
+#endif
+  for (int i = 0; i < N; ++i) sums[i] = reduce_add(accumulators[i]);
+}
+
+// Asks for the lines that `bytes` of each row at `offset` touch, once per line.
+template <int Rows>
+QUORUM_ALWAYS_INLINE void prefetch_step(const std::byte* const (&rows)[Rows], int64_t offset, int bytes) {
+  if (offset % 64 != 0 && bytes < 64) return;
+  for (int line = 0; line < bytes; line += 64)
+    for (int r = 0; r < Rows; ++r) prefetch(rows[r] + offset + line);
+}
+
+// scores[g * score_stride + r] = queries[g] . row r, for G heads and all rows of the tile.
+//
+// Shapes: queries [G][query_stride] floats, scaled, zero beyond head_dim. Cost: num_rows * G * head_dim multiplications, rows read once.
+template <class T, int G>
+void score_tile(const RowTile& tile, const float* queries, int query_stride, float* scores, int score_stride) {
+  constexpr int kStepBytes = kVectorSize * int(sizeof(T));
+  const int whole = tile.head_dim / kVectorSize * kVectorSize;
+  const int left = tile.head_dim - whole;
+  for (int r0 = 0; r0 < tile.num_rows; r0 += kRowBlock) {
+    const std::byte* rows[kRowBlock];
+    const std::byte* next[kRowBlock];
+    for (int r = 0; r < kRowBlock; ++r) {
+      rows[r] = tile.rows[r0 + r < tile.num_rows ? r0 + r : tile.num_rows - 1];
+      next[r] = r0 + r < tile.num_prefetch ? tile.prefetch[r0 + r] : rows[r];
+    }
+    Vector sums[kRowBlock * G];
+    for (auto& sum : sums) sum = Vector(0.0f);
+    const auto step = [&](int c, auto load_row) {
+      Vector keys[kRowBlock];
+      for (int r = 0; r < kRowBlock; ++r) keys[r] = load_row(reinterpret_cast<const T*>(rows[r]) + c);
+      for (int g = 0; g < G; ++g) {
+        const Vector query = load(queries + int64_t(g) * query_stride + c);
+        for (int r = 0; r < kRowBlock; ++r) sums[r * G + g] = multiply_add(keys[r], query, sums[r * G + g]);
+      }
+    };
+    for (int c = 0; c < whole; c += kVectorSize) {
+      prefetch_step(next, int64_t(c) * int64_t(sizeof(T)), kStepBytes);
+      step(c, [](const T* p) { return load_as_float(p); });
+    }
+    if (left > 0) step(whole, [left](const T* p) { return load_partial(p, left); });
+    float flat[kRowBlock * G];
+    reduce_accumulators<kRowBlock * G>(sums, flat);
+    for (int r = 0; r < kRowBlock && r0 + r < tile.num_rows; ++r)
+      for (int g = 0; g < G; ++g) scores[int64_t(g) * score_stride + r0 + r] = flat[r * G + g];
+  }
+}
+
+}  // namespace quorum::simd

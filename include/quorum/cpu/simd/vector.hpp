@@ -1,0 +1,170 @@
+// One vector of floats as wide as the compiler's flags allow, and loads of every element type into it.
+//
+// Everything above this folder is written with `Vector` and never names an instruction set. xsimd supplies the arithmetic; the few
+// conversions it lacks (f16, bf16) and a scalar stand-in (define QUORUM_SCALAR) are here.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "quorum/core/config.hpp"
+#include "quorum/core/element.hpp"
+
+#if !defined(QUORUM_SCALAR)
+#include <xsimd/xsimd.hpp>
+#endif
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+#if defined(__ARM_NEON) && defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace quorum::simd {
+
+#if defined(QUORUM_SCALAR)
+
+// Four plain floats with the operations of an xsimd batch that this library uses.
+struct Vector {
+  static constexpr int size = 4;
+  float lane[size];
+
+  Vector() = default;
+  explicit Vector(float x) : lane{x, x, x, x} {}
+  static Vector load_unaligned(const float* p) {
+    Vector v;
+    std::memcpy(v.lane, p, sizeof(v.lane));
+    return v;
+  }
+  void store_unaligned(float* p) const { std::memcpy(p, lane, sizeof(lane)); }
+  template <class F>
+  static Vector apply(F f) {
+    Vector v;
+    for (int i = 0; i < size; ++i) v.lane[i] = f(i);
+    return v;
+  }
+  friend Vector operator+(Vector a, Vector b) { return apply([&](int i) { return a.lane[i] + b.lane[i]; }); }
+  friend Vector operator-(Vector a, Vector b) { return apply([&](int i) { return a.lane[i] - b.lane[i]; }); }
+  friend Vector operator*(Vector a, Vector b) { return apply([&](int i) { return a.lane[i] * b.lane[i]; }); }
+};
+inline constexpr int kVectorSize = Vector::size;
+QUORUM_ALWAYS_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
+QUORUM_ALWAYS_INLINE Vector maximum(Vector a, Vector b) {
+  return Vector::apply([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+QUORUM_ALWAYS_INLINE float reduce_add(Vector v) { return (v.lane[0] + v.lane[1]) + (v.lane[2] + v.lane[3]); }
+QUORUM_ALWAYS_INLINE Vector exponential(Vector x) {
+  return Vector::apply([&](int i) { return x.lane[i] > -87.0f ? std::exp(x.lane[i]) : x.lane[i] != x.lane[i] ? x.lane[i] : 0.0f; });
+}
+
+#else
+
+using Vector = xsimd::batch<float>;
+inline constexpr int kVectorSize = int(Vector::size);
+
+QUORUM_ALWAYS_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return xsimd::fma(a, b, c); }
+// The second operand if either is NaN.
+QUORUM_ALWAYS_INLINE Vector maximum(Vector a, Vector b) { return xsimd::max(a, b); }
+QUORUM_ALWAYS_INLINE float reduce_add(Vector v) {
+#if XSIMD_VERSION_MAJOR >= 9
+  return xsimd::reduce_add(v);
+#else
+  return xsimd::hadd(v);
+#endif
+}
+
+// exp(x) for x <= 88, relative error below 3e-7; 0 below -87 (no subnormals: they cost hundreds of cycles), NaN stays NaN.
+QUORUM_ALWAYS_INLINE Vector exponential(Vector x) {
+#if defined(__AVX512F__)
+  // exp(x) = 2^n * p(f), n = round(x / ln 2), f in [-1/2, 1/2]; Taylor coefficients of 2^f, degree 6.
+  const __m512 scaled = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
+  const __m512 n = _mm512_roundscale_ps(scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 f = _mm512_fmsub_ps(x, _mm512_set1_ps(1.44269504f), n);
+  __m512 p = _mm512_set1_ps(1.5403530e-4f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.3333558e-3f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6181291e-3f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5504109e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022651e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+  const __mmask16 vanishes = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_LT_OQ);
+  return _mm512_mask_mov_ps(_mm512_scalef_ps(p, n), vanishes, _mm512_setzero_ps());
+#else
+  return xsimd::select(x < Vector(-87.0f), Vector(0.0f), xsimd::exp(xsimd::select(x < Vector(-87.0f), Vector(-87.0f), x)));
+#endif
+}
+
+#endif
+
+QUORUM_ALWAYS_INLINE Vector load(const float* p) { return Vector::load_unaligned(p); }
+QUORUM_ALWAYS_INLINE void store(float* p, Vector v) { v.store_unaligned(p); }
+
+// Loads kVectorSize elements of any type as floats; no alignment needed.
+QUORUM_ALWAYS_INLINE Vector load_as_float(const float* p) { return load(p); }
+
+template <class T>
+QUORUM_ALWAYS_INLINE Vector load_converted(const T* p) {
+  float lanes[kVectorSize];
+  for (int i = 0; i < kVectorSize; ++i) lanes[i] = to_float(p[i]);
+  return load(lanes);
+}
+
+QUORUM_ALWAYS_INLINE Vector load_as_float(const f16* p) {
+#if defined(QUORUM_SCALAR)
+  return load_converted(p);
+#elif defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__) && defined(__AVX__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))));
+#else
+  return load_converted(p);
+#endif
+}
+
+QUORUM_ALWAYS_INLINE Vector load_as_float(const bf16* p) {
+#if defined(QUORUM_SCALAR)
+  return load_converted(p);
+#elif defined(__AVX512F__)
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+#elif defined(__AVX2__)
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p)), 16));
+#else
+  return load_converted(p);
+#endif
+}
+
+// int8 coordinates as floats.
+QUORUM_ALWAYS_INLINE Vector load_as_float(const int8_t* p) {
+#if defined(QUORUM_SCALAR)
+  float lanes[kVectorSize];
+  for (int i = 0; i < kVectorSize; ++i) lanes[i] = float(p[i]);
+  return load(lanes);
+#elif defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  float lanes[kVectorSize];
+  for (int i = 0; i < kVectorSize; ++i) lanes[i] = float(p[i]);
+  return load(lanes);
+#endif
+}
+
+// The first `count` (< kVectorSize) elements; the other lanes are 0. Reads nothing beyond.
+template <class T>
+QUORUM_ALWAYS_INLINE Vector load_partial(const T* p, int count) {
+  T lanes[kVectorSize] = {};
+  std::memcpy(lanes, p, size_t(count) * sizeof(T));
+  return load_as_float(lanes);
+}
+
+// Asks for the cache line at p; never faults.
+QUORUM_ALWAYS_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+
+}  // namespace quorum::simd
