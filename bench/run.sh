@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Measures. Sets up what is missing, builds in build/bench, writes JSON there.
+#   bash bench/run.sh accuracy [trace.safetensors ...]     error, bytes and hit rate of each rule -> build/bench/accuracy.json
+#   bash bench/run.sh NAME [Google Benchmark options]      time of one operation, bench/NAME.cpp  -> build/bench/NAME.json
+# Traces that are not named: those of $QUORUM_SHARED or ../shared/traces beside the checkout, else the one in examples/data.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build="$root/build/bench"
+
+usage() { sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+
+# build_target TARGET SETUP_ARGUMENTS...
+build_target() {
+  local target=$1
+  shift
+  bash "$root/cmake/setup.sh" "$@"
+  cmake -S "$root" -B "$build" -G Ninja --log-level=WARNING -DCMAKE_BUILD_TYPE=Release \
+    -DQUORUM_BUILD_TESTS=OFF -DQUORUM_BUILD_EXAMPLES=OFF -DQUORUM_BUILD_BENCH=ON
+  cmake --build "$build" -j "${QUORUM_JOBS:-$(nproc)}" --target "$target"
+}
+
+# True when an argument is a trace rather than an option or its value.
+names_trace() {
+  local argument
+  for argument in "$@"; do case "$argument" in *.safetensors) return 0 ;; esac; done
+  return 1
+}
+
+accuracy() {
+  local -a traces=()
+  local folder
+  if ! names_trace "$@"; then
+    for folder in "${QUORUM_SHARED:-}" "$root/../shared/traces" "$root/examples/data"; do
+      [ -n "$folder" ] && [ -d "$folder" ] || continue
+      traces=("$folder"/*.safetensors)
+      [ -e "${traces[0]}" ] && break
+      traces=()
+    done
+    [ ${#traces[@]} -gt 0 ] || { echo "run.sh: no trace to measure: name one, or set QUORUM_SHARED" >&2; exit 1; }
+    echo "No trace named: ${#traces[@]} from $folder"
+  fi
+  build_target accuracy
+  exec "$build/bin/accuracy" --output "$build/accuracy.json" "$@" ${traces[@]+"${traces[@]}"}
+}
+
+case "${1:-}" in
+  accuracy)
+    shift
+    accuracy "$@" ;;
+  -h | --help) usage ;;
+  "")
+    usage >&2
+    exit 2 ;;
+  *)
+    name=$1
+    shift
+    if [ ! -f "$root/bench/$name.cpp" ]; then
+      { echo "run.sh: unknown subcommand '$name'"; usage; } >&2
+      exit 2
+    fi
+    build_target "bench_$name" --with bench
+    exec "$build/bin/bench_$name" --benchmark_out="$build/$name.json" --benchmark_out_format=json "$@" ;;
+esac

@@ -1,0 +1,46 @@
+# How quorum's own tests, examples and benchmarks are compiled. Nothing here reaches a program that only links quorum::quorum.
+include(CheckCXXCompilerFlag)
+
+set(quorum_warning_flags "")
+if(NOT MSVC)
+  set(quorum_warning_flags -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor)
+  if(QUORUM_WARNINGS_AS_ERRORS)
+    list(APPEND quorum_warning_flags -Werror)
+  endif()
+endif()
+
+set(quorum_processor_flags "")
+if(QUORUM_NATIVE)
+  check_cxx_compiler_flag(-march=native QUORUM_HAS_MARCH_NATIVE)
+  if(QUORUM_HAS_MARCH_NATIVE)
+    set(quorum_processor_flags -march=native)
+  endif()
+endif()
+
+add_library(quorum_own INTERFACE)
+target_link_libraries(quorum_own INTERFACE quorum::quorum)
+# The root, so that a program names the files of the other folders by their path: "tests/reference/...", "bench/...".
+target_include_directories(quorum_own INTERFACE "${PROJECT_SOURCE_DIR}")
+target_compile_options(quorum_own INTERFACE ${quorum_warning_flags} ${quorum_processor_flags})
+
+if(QUORUM_SANITIZE)
+  string(REPLACE ";" "," quorum_sanitizers "${QUORUM_SANITIZE}")
+  set(quorum_sanitize_flags -fsanitize=${quorum_sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_compile_options(quorum_own INTERFACE ${quorum_sanitize_flags})
+  target_link_options(quorum_own INTERFACE ${quorum_sanitize_flags})
+endif()
+
+# OpenMP serves one executor and is optional. The thread sanitizer does not see the barriers of libgomp and would report races.
+if(NOT QUORUM_SANITIZE MATCHES "thread")
+  find_package(OpenMP QUIET COMPONENTS CXX)
+  if(TARGET OpenMP::OpenMP_CXX)
+    target_link_libraries(quorum_own INTERFACE OpenMP::OpenMP_CXX)
+  endif()
+endif()
+
+# quorum_add_program(name source...): one of quorum's own executables, in <build>/bin.
+function(quorum_add_program name)
+  add_executable(${name} ${ARGN})
+  target_link_libraries(${name} PRIVATE quorum_own)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin" CXX_EXTENSIONS OFF)
+endfunction()

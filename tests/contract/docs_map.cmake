@@ -1,0 +1,80 @@
+# Every file of the repository that README.md and docs/ name exists: paths in backticks (also inside a command in backticks) and the
+# relative targets of links.
+#   cmake -D root=<repository> -P docs_map.cmake
+cmake_minimum_required(VERSION 3.22)
+
+file(GLOB pages RELATIVE "${root}" "${root}/*.md" "${root}/docs/*.md" "${root}/docs/*/*.md")
+
+# A word is a path of the repository when it starts with one of its folders or is a file of its root; `core/shape.hpp` and
+# `quorum/core/shape.hpp` are short for include/quorum/core/shape.hpp.
+set(in_repository "^(include|cmake|tests|examples|bench|docs|\\.ci)/")
+set(in_root "^([A-Z][A-Za-z]+\\.(md|txt|json)|LICENSE|\\.clang-format|\\.clang-tidy)$")
+set(in_headers "^(core|cpu|cuda|io)/[a-z0-9_/*]+\\.(hpp|cuh)$")
+
+set(faults "")
+set(checked 0)
+function(check_path page word)
+  set(found FALSE)
+  foreach(candidate IN LISTS ARGN)
+    file(GLOB matches "${root}/${candidate}")  # also takes a * in a path
+    if(matches OR EXISTS "${root}/${candidate}")
+      set(found TRUE)
+    endif()
+  endforeach()
+  math(EXPR count "${checked} + 1")
+  set(checked ${count} PARENT_SCOPE)
+  if(NOT found)
+    set(faults "${faults}${page}: names ${word}, which does not exist\n" PARENT_SCOPE)
+  endif()
+endfunction()
+
+foreach(page IN LISTS pages)
+  file(READ "${root}/${page}" text)
+  # Characters that mean something in CMake lists.
+  string(REGEX REPLACE "[;\\]" " " text "${text}")
+  string(REGEX REPLACE "\\]\\(" "@LINK@" text "${text}")
+  string(REPLACE "[" " " text "${text}")
+  string(REPLACE "]" " " text "${text}")
+  cmake_path(GET page PARENT_PATH folder)
+
+  string(REGEX MATCHALL "`[^`\n]+`" spans "${text}")
+  foreach(span IN LISTS spans)
+    string(REGEX REPLACE "[`(),:\"']" " " span "${span}")
+    string(REGEX REPLACE " +" ";" words "${span}")
+    foreach(word IN LISTS words)
+      string(REGEX REPLACE "\\.$" "" word "${word}")
+      if(word MATCHES "[<>{}$]|\\.\\.\\.")
+        continue()  # a pattern for the reader, not a path
+      endif()
+      if(word MATCHES "${in_repository}" OR word MATCHES "${in_root}")
+        check_path("${page}" "${word}" "${word}")
+      elseif(word MATCHES "^quorum/.+\\.(hpp|cuh)$")
+        check_path("${page}" "${word}" "include/${word}")
+      elseif(word MATCHES "${in_headers}")
+        check_path("${page}" "${word}" "include/quorum/${word}")
+      endif()
+    endforeach()
+  endforeach()
+
+  string(REGEX MATCHALL "@LINK@[^) \n]+" links "${text}")
+  foreach(link IN LISTS links)
+    string(REGEX REPLACE "^@LINK@" "" link "${link}")
+    string(REGEX REPLACE "#.*$" "" link "${link}")
+    if(link STREQUAL "" OR link MATCHES "^[a-z]+:")
+      continue()
+    endif()
+    set(target "${link}")
+    if(folder)
+      set(target "${folder}/${link}")
+    endif()
+    check_path("${page}" "${link}" "${target}")
+  endforeach()
+endforeach()
+
+if(faults)
+  message(FATAL_ERROR "The docs name files that are not there:\n${faults}")
+endif()
+if(checked EQUAL 0)
+  message(FATAL_ERROR "No path was found in README.md and docs/")
+endif()
+message(STATUS "${checked} paths in the docs exist")
