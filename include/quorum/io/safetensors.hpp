@@ -2,9 +2,7 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <map>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,8 +12,6 @@
 #include "quorum/io/tensor.hpp"
 
 namespace quorum::io {
-
-static_assert(std::endian::native == std::endian::little, "the readers hand out the file's little-endian bytes as they are");
 
 // Longest header that is read; the format's own limit.
 inline constexpr uint64_t kMaxSafetensorsHeaderBytes = 100'000'000;
@@ -103,8 +99,9 @@ class SafetensorsFile {
            shape_text(offsets));
     }
     if (offsets[1] - offsets[0] != wanted) {
-      fail(label + ", data_offsets,", std::to_string(wanted) + " bytes for shape " + shape_text(tensor.shape) + " of " +
-                                          dtype_name(tensor.dtype), std::to_string(offsets[1] - offsets[0]) + " bytes");
+      fail(label + ", data_offsets,",
+           std::to_string(wanted) + " bytes for shape " + shape_text(tensor.shape) + " of " + dtype_name(tensor.dtype),
+           std::to_string(offsets[1] - offsets[0]) + " bytes");
     }
     tensor.data = data.data() + offsets[0];
     tensor.bytes = size_t(wanted);
@@ -136,9 +133,8 @@ class SafetensorsFile {
 
   // Sorts the tensors by their bytes; neither overlaps nor gaps, so that no byte of the file is unaccounted for.
   void require_contiguous(std::span<const std::byte> data) {
-    std::stable_sort(tensors_.begin(), tensors_.end(), [](const Tensor& a, const Tensor& b) {
-      return a.data != b.data ? a.data < b.data : a.bytes < b.bytes;
-    });
+    std::stable_sort(tensors_.begin(), tensors_.end(),
+                     [](const Tensor& a, const Tensor& b) { return a.data != b.data ? a.data < b.data : a.bytes < b.bytes; });
     const std::byte* end = data.data();
     for (const Tensor& tensor : tensors_) {
       if (tensor.data != end) {

@@ -1,6 +1,7 @@
 // A named array inside a file: what the readers of safetensors and npy hand out.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -11,6 +12,8 @@
 #include "quorum/core/error.hpp"
 
 namespace quorum::io {
+
+static_assert(std::endian::native == std::endian::little, "the readers hand out the file's little-endian bytes as they are");
 
 enum class Dtype : uint8_t { boolean, u8, i8, u16, i16, u32, i32, u64, i64, f16, bf16, f32, f64 };
 
