@@ -93,7 +93,8 @@ TEST_CASE("npy: a broken header names the file and the field") {
       {header("'<f4'", "False", "(4294967296, 4294967296)"), "header, shape, must be such that its bytes fit into 63 bits"},
       {header("'<f4'", "False", "(1,)") + "x", "only white space after '}'"},
   };
-  for (const auto& [text, rule] : cases) {
+  for (const auto& entry : cases) {  // no structured binding: clang 14 cannot capture one
+    const std::string &text = entry.first, &rule = entry.second;
     CAPTURE(text);
     const std::string message = failure(text, 4);
     CHECK_MESSAGE(message.find("NpyFile: a.npy: header") == 0, message);
