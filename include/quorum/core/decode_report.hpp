@@ -32,27 +32,42 @@ struct HeadReport {
   DecodePath path = DecodePath::sparse;
 };
 
-// Status of a whole call. Every other fault is a path in the report.
+// Status of a whole call. Unless it is ok nothing was written. Every other fault is a path in the report.
 enum class DecodeStatus : uint8_t {
   ok,
-  too_many_sequences,  // more than the plan was sized for; nothing was written
-  too_many_tokens,     // a sequence is longer than the plan was sized for; nothing was written
-  too_many_workers,    // the executor would run more workers than the plan was sized for; nothing was written
-  index_mismatch,      // an index has other heads or another head_dim, or covers more tokens than the cache; nothing was written
+  batch_mismatch,       // queries.num_rows is not the number of sequences
+  too_many_sequences,   // more than the plan was sized for
+  too_many_tokens,      // a sequence is longer than the plan was sized for
+  too_many_workers,     // the executor runs more workers than the plan was sized for
+  index_mismatch,       // an index has other heads or another head_dim, or covers more tokens than the cache
+  variance_mismatch,    // VarianceModel::diagonal was planned, but an index was built without it
+  report_too_small,     // reports are wanted, but there is no room for num_sequences * num_qo_heads
+  selection_too_small,  // select: a row needs more than `capacity` tokens; its count says how many
+  scope_mismatch,       // select: needs SelectionScope::group
 };
 
 constexpr const char* status_message(DecodeStatus status) {
   switch (status) {
     case DecodeStatus::ok:
       return "ok";
+    case DecodeStatus::batch_mismatch:
+      return "decode: queries.num_rows must be the number of sequences";
     case DecodeStatus::too_many_sequences:
       return "decode: sequences must be at most limits.max_sequences";
     case DecodeStatus::too_many_tokens:
-      return "decode: num_tokens must be at most limits.max_tokens";
+      return "decode: kv.num_tokens must be at most limits.max_tokens";
     case DecodeStatus::too_many_workers:
-      return "decode: executor workers must be at most limits.num_workers";
+      return "decode: executor.num_workers() must be at most limits.num_workers";
     case DecodeStatus::index_mismatch:
       return "decode: index must have the plan's heads and head_dim and cover no more tokens than the cache";
+    case DecodeStatus::variance_mismatch:
+      return "decode: index must be built with VarianceModel::diagonal to decode with it";
+    case DecodeStatus::report_too_small:
+      return "decode: reports must have num_sequences * num_qo_heads entries or none";
+    case DecodeStatus::selection_too_small:
+      return "select: out.capacity must be at least the tokens chosen for every KV head";
+    case DecodeStatus::scope_mismatch:
+      return "select: options.scope must be group";
   }
   return "decode: unknown status";
 }

@@ -98,7 +98,8 @@ inline void store_centroids(const RowMatrix& centroids, const QueryMetric& metri
     out.centroid_scale[size_t(j)] = scale;
     uint8_t* block = out.centroids.data() + size_t(j / kClusterBlock) * size_t(kClusterBlock * d);
     for (int c = 0; c < d; ++c)
-      block[(c / 4) * 4 * kClusterBlock + (j % kClusterBlock) * 4 + c % 4] = uint8_t(int(std::lround(x[size_t(c)] / scale)) + kCentroidZero);
+      block[(c / 4) * 4 * kClusterBlock + (j % kClusterBlock) * 4 + c % 4] =
+          uint8_t(int(std::lround(x[size_t(c)] / scale)) + kCentroidZero);
   }
 }
 

@@ -124,9 +124,13 @@ class ClusterIndex {
       head.block_segment = block_segment_.data();
       head.num_segments = int(num_segments);
     }
-    view_ = {head_views_.data(),  shape_.num_kv_heads, shape_.head_dim,  options_.num_sink_tokens,
+    view_ = {head_views_.data(),
+             shape_.num_kv_heads,
+             shape_.head_dim,
+             options_.num_sink_tokens,
              num_segments == 0 ? options_.num_sink_tokens : segments_.back()->end_token,
-             options_.storage,    options_.variance};
+             options_.storage,
+             options_.variance};
   }
 
   AttentionShape shape_;

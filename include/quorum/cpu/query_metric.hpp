@@ -20,15 +20,16 @@ using RowMatrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::Ro
 // Two steps lead from a key to its coordinates: y = (k - mean_key) * forward, in which the shared residual covariance is diagonal,
 // then x = rotation(signs * y). A query goes the other way round: y = inverse * q, so that x.x' = (k - mean_key).q.
 struct QueryMetric {
-  RowMatrix forward;                     // [head_dim][head_dim]
-  AlignedVector<f16> inverse;            // [head_dim padded / 16][head_dim][16]
-  AlignedVector<float> signs;            // [head_dim]
-  AlignedVector<float> eigenvalues;      // [head_dim], trace 1
-  AlignedVector<float> mean_key;         // [head_dim]
+  RowMatrix forward;                 // [head_dim][head_dim]
+  AlignedVector<f16> inverse;        // [head_dim padded / 16][head_dim][16]
+  AlignedVector<float> signs;        // [head_dim]
+  AlignedVector<float> eigenvalues;  // [head_dim], trace 1
+  AlignedVector<float> mean_key;     // [head_dim]
 
   QueryMetricView view() const { return {inverse.data(), signs.data(), eigenvalues.data(), mean_key.data()}; }
   int64_t bytes() const {
-    return int64_t(forward.size()) * 4 + content_bytes(inverse) + content_bytes(signs) + content_bytes(eigenvalues) + content_bytes(mean_key);
+    return int64_t(forward.size()) * 4 + content_bytes(inverse) + content_bytes(signs) + content_bytes(eigenvalues) +
+           content_bytes(mean_key);
   }
 };
 
@@ -77,7 +78,8 @@ inline AlignedVector<f16> pack_inverse(const Eigen::MatrixXd& inverse) {
   const int d = int(inverse.rows());
   AlignedVector<f16> packed(size_t(padded_dim(d)) * size_t(d));
   for (int out = 0; out < d; ++out)
-    for (int in = 0; in < d; ++in) packed[(size_t(out / 16) * size_t(d) + size_t(in)) * 16 + size_t(out % 16)] = from_float<f16>(float(inverse(out, in)));
+    for (int in = 0; in < d; ++in)
+      packed[(size_t(out / 16) * size_t(d) + size_t(in)) * 16 + size_t(out % 16)] = from_float<f16>(float(inverse(out, in)));
   return packed;
 }
 

@@ -69,9 +69,12 @@ RowKernels row_kernels_of(int num_heads) {
 
 inline RowKernels row_kernels(ElementType type, int num_heads) {
   switch (type) {
-    case ElementType::f32: return detail::row_kernels_of<float>(num_heads);
-    case ElementType::f16: return detail::row_kernels_of<f16>(num_heads);
-    case ElementType::bf16: break;
+    case ElementType::f32:
+      return detail::row_kernels_of<float>(num_heads);
+    case ElementType::f16:
+      return detail::row_kernels_of<f16>(num_heads);
+    case ElementType::bf16:
+      break;
   }
   return detail::row_kernels_of<bf16>(num_heads);
 }

@@ -14,7 +14,8 @@ QUORUM_ALWAYS_INLINE void accumulate_columns(const RowTile& tile, int first, con
                                              int accumulator_stride) {
   Vector sums[G * Columns];
   for (int g = 0; g < G; ++g)
-    for (int j = 0; j < Columns; ++j) sums[g * Columns + j] = load(accumulators + int64_t(g) * accumulator_stride + first + j * kVectorSize);
+    for (int j = 0; j < Columns; ++j)
+      sums[g * Columns + j] = load(accumulators + int64_t(g) * accumulator_stride + first + j * kVectorSize);
   for (int r = 0; r < tile.num_rows; ++r) {
     if (r < tile.num_prefetch) {
       const std::byte* next[1] = {tile.prefetch[r]};
@@ -29,7 +30,8 @@ QUORUM_ALWAYS_INLINE void accumulate_columns(const RowTile& tile, int first, con
     }
   }
   for (int g = 0; g < G; ++g)
-    for (int j = 0; j < Columns; ++j) store(accumulators + int64_t(g) * accumulator_stride + first + j * kVectorSize, sums[g * Columns + j]);
+    for (int j = 0; j < Columns; ++j)
+      store(accumulators + int64_t(g) * accumulator_stride + first + j * kVectorSize, sums[g * Columns + j]);
 }
 
 // The last head_dim % kVectorSize columns.

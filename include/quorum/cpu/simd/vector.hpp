@@ -43,9 +43,15 @@ struct Vector {
     for (int i = 0; i < size; ++i) v.lane[i] = f(i);
     return v;
   }
-  friend Vector operator+(Vector a, Vector b) { return apply([&](int i) { return a.lane[i] + b.lane[i]; }); }
-  friend Vector operator-(Vector a, Vector b) { return apply([&](int i) { return a.lane[i] - b.lane[i]; }); }
-  friend Vector operator*(Vector a, Vector b) { return apply([&](int i) { return a.lane[i] * b.lane[i]; }); }
+  friend Vector operator+(Vector a, Vector b) {
+    return apply([&](int i) { return a.lane[i] + b.lane[i]; });
+  }
+  friend Vector operator-(Vector a, Vector b) {
+    return apply([&](int i) { return a.lane[i] - b.lane[i]; });
+  }
+  friend Vector operator*(Vector a, Vector b) {
+    return apply([&](int i) { return a.lane[i] * b.lane[i]; });
+  }
 };
 inline constexpr int kVectorSize = Vector::size;
 QUORUM_ALWAYS_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }

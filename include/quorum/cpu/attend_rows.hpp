@@ -1,0 +1,98 @@
+// Online softmax attention over rows that lie anywhere: the inner loop of dense and of selected attention.
+#pragma once
+
+#include <algorithm>
+
+#include "quorum/cpu/executor.hpp"
+#include "quorum/cpu/workspace.hpp"
+
+namespace quorum::cpu {
+
+// Turns one head's scores of a tile into weights and folds them into its state (algorithm.md eq. 2); rescales what was accumulated.
+//
+// Shapes: scores [kTileRows], -inf beyond the tile's rows. Post: scores hold exp(score - state.max); all -inf gives weights 0, NaN stays
+// NaN.
+inline void fold_tile(float* scores, AttentionState& state, float* accumulated, int dim) {
+  using namespace simd;
+  Vector largest(-kInfinity);
+  for (int i = 0; i < kTileRows; i += kVectorSize) largest = maximum(load(scores + i), largest);
+  float lanes[kVectorSize];
+  store(lanes, largest);
+  float max = state.max;
+  for (const float lane : lanes) max = lane > max ? lane : max;
+  if (max > state.max) {
+    const float factor = rescale_factor(state.max, max);
+    for (int c = 0; c < dim; c += kVectorSize) store(accumulated + c, load(accumulated + c) * Vector(factor));
+    state.sum *= factor;
+    state.max = max;
+  }
+  const Vector reference(max == -kInfinity ? 0.0f : max);
+  Vector sum(0.0f);
+  for (int i = 0; i < kTileRows; i += kVectorSize) {
+    const Vector weight = exponential(load(scores + i) - reference);
+    store(scores + i, weight);
+    sum = sum + weight;
+  }
+  state.sum += reduce_add(sum);
+}
+
+// Pointers to a tile of rows, ready for a row kernel.
+struct RowPointers {
+  const std::byte* rows[kTileRows];
+  int count = 0;
+};
+
+// Rows of a tile: keys and values of a tile and the next keys fit in L1 together (16 KiB each), and sums in registers are long enough.
+constexpr int tile_rows(int head_dim, ElementType type) {
+  return std::clamp(16384 / (2 * head_dim * element_bytes(type)) / 4 * 4, 8, kTileRows);
+}
+
+// Attention of a group over tokens token_at(i), i in [first, last), from scratch.queries into scratch.states and scratch.accumulated.
+//
+// Keys and values of the next tile are asked for while this one is computed: without that the loop waits for memory.
+// Cost: (last - first) * (2 rows) bytes, each row read once for all heads.
+template <class TokenAt>
+void attend_rows(const RowKernels& kernels, const KvCacheView& kv, int kv_head, int head_dim, int first, int last, TokenAt&& token_at,
+                 WorkerScratch& scratch) {
+  const int dim = padded_dim(head_dim), rows = tile_rows(head_dim, kv.type);
+  for (int g = 0; g < kernels.num_heads; ++g) {
+    scratch.states[g] = {};
+    std::fill_n(scratch.accumulated.row(g), dim, 0.0f);
+  }
+  RowPointers keys[2], values;
+  const auto point = [&](RowPointers& out, int begin, bool to_values) {
+    out.count = std::max(0, std::min(rows, last - begin));
+    for (int i = 0; i < out.count; ++i)
+      out.rows[i] = to_values ? kv.value_row(token_at(begin + i), kv_head) : kv.key_row(token_at(begin + i), kv_head);
+  };
+  point(keys[0], first, false);
+  for (int begin = first, current = 0; begin < last; begin += rows, current ^= 1) {
+    point(values, begin, true);
+    point(keys[current ^ 1], begin + rows, false);
+    const int count = values.count;
+    for (int g = 0; g < kernels.num_heads && count < kTileRows; ++g)
+      std::fill(scratch.tile.row(g) + count, scratch.tile.row(g) + kTileRows, -kInfinity);
+    kernels.score({keys[current].rows, values.rows, count, count, head_dim}, scratch.queries, scratch.tile);
+    for (int g = 0; g < kernels.num_heads; ++g) fold_tile(scratch.tile.row(g), scratch.states[g], scratch.accumulated.row(g), dim);
+    kernels.accumulate({values.rows, keys[current ^ 1].rows, count, keys[current ^ 1].count, head_dim}, scratch.tile, scratch.accumulated);
+  }
+}
+
+// Joins the team's partial results of one head, columns [first, last), and writes output = accumulated / sum. No tokens: zeros.
+inline AttentionState merge_states(const WorkerScratch* workers, int num_workers, int head) {
+  AttentionState all;
+  for (int w = 0; w < num_workers; ++w) all = merge(all, workers[w].states[head]);
+  return all;
+}
+inline void merge_columns(const WorkerScratch* workers, int num_workers, int head, AttentionState all, int first, int last, float* output) {
+  std::fill(output + first, output + last, 0.0f);
+  if (all.sum == 0.0f) return;
+  for (int w = 0; w < num_workers; ++w) {
+    const float factor = rescale_factor(workers[w].states[head].max, all.max) / all.sum;
+    if (factor == 0.0f) continue;
+    const float* part = workers[w].accumulated.row(head);
+    for (int c = first; c < last; ++c) output[c] += factor * part[c];
+  }
+}
+
+}  // namespace quorum::cpu

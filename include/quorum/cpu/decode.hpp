@@ -1,0 +1,262 @@
+// The whole step: plan once, then decode token by token without allocating, throwing or printing.
+#pragma once
+
+#include <span>
+
+#include "quorum/cpu/attend_values.hpp"
+#include "quorum/cpu/dense_attention.hpp"
+#include "quorum/cpu/select_tokens.hpp"
+
+namespace quorum {
+
+// One sequence of a call.
+struct SequenceView {
+  KvCacheView kv;
+  const ClusterIndexView* index = nullptr;  // null: attend densely
+};
+
+// Sparse decode attention with a target ratio, for a fixed shape and fixed options.
+//
+// Memory: scratch only, the caller's if given. Caller: one decode or select at a time per decoder; indexes and caches must not change
+// meanwhile. Determinism: same inputs, seed and number of workers, same result.
+//
+// Example: examples/quickstart.cpp.
+class Decoder {
+ public:
+  // Validates everything and lays out the scratch memory.
+  //
+  // workspace: at least workspace_bytes(...) bytes aligned to 64, kept by the caller; empty: the decoder allocates its own.
+  // Errors: Error(invalid_argument) naming argument, rule and value.
+  Decoder(const AttentionShape& shape, const DecodeOptions& options, const DecodeLimits& limits, std::span<std::byte> workspace = {})
+      : shape_(shape), options_(options), limits_(limits) {
+    const int64_t bytes = workspace_bytes(shape, options, limits);
+    z_ = normal_quantile(options.certificate.confidence);
+    workers_.resize(size_t(limits.num_workers));
+    heads_.resize(size_t(limits.num_workers));
+    if (workspace.empty()) {
+      own_workspace_.resize(size_t(bytes));
+      workspace = own_workspace_;
+    }
+    require(int64_t(workspace.size()) >= bytes, "Decoder", "workspace.size()", "at least workspace_bytes()", workspace.size());
+    require(reinterpret_cast<uintptr_t>(workspace.data()) % 64 == 0, "Decoder", "workspace.data()", "aligned to 64 bytes",
+            static_cast<const void*>(workspace.data()));
+    lay_out_all(workspace.data(), scratch_limits(), workers_, heads_);
+  }
+
+  // Scratch memory that a decoder needs, in bytes. Grows with limits.num_workers * limits.max_tokens * group_size * 4.
+  static int64_t workspace_bytes(const AttentionShape& shape, const DecodeOptions& options, const DecodeLimits& limits) {
+    validate(shape, "Decoder");
+    validate(options, "Decoder");
+    validate(limits, "Decoder");
+    std::vector<cpu::WorkerScratch> workers(static_cast<size_t>(limits.num_workers));
+    std::vector<cpu::HeadScratch> heads(static_cast<size_t>(limits.num_workers));
+    return lay_out_all(nullptr, scratch_limits(shape, options, limits), workers, heads);
+  }
+
+  // Attention of one query per sequence over as many tokens as the target ratio needs.
+  //
+  // Method: algorithm.md, sections 3 to 6. Shapes: queries [num_sequences] rows; sequences [num_sequences]; out as AttentionOutput;
+  // reports [num_sequences][num_qo_heads], or empty. Units: the target is a share of softmax weight. Errors: returns a status, writes
+  // nothing unless it is ok. Edges: a sequence without tokens gives output 0 and lse -inf; NaN or Inf in a query, key or value
+  // poisons its own heads only, as dense attention would (DecodePath::dense_by_numerics).
+  // lse covers the read tokens and, unless Tail::drop, the estimated rest.
+  // Cost: scores every centroid, reads the chosen rows; never allocates, throws, prints or waits for anything but its own workers.
+  DecodeStatus decode(const QueryView& queries, std::span<const SequenceView> sequences, const AttentionOutput& out,
+                      std::span<HeadReport> reports, Executor& executor) noexcept {
+    const DecodeStatus status = check(queries, sequences, reports, executor);
+    if (status != DecodeStatus::ok) return status;
+    run_tasks(queries, sequences, executor, [&](const cpu::HeadTask& task, const SequenceView& sequence) {
+      cpu::Choice choice = choose(task, sequence);
+      double amount[kMaxGroupSize] = {};
+      int clusters_used = 0;
+      if (is_dense(choice.path))
+        cpu::attend_densely(task, out);
+      else
+        clusters_used = attend(task, *sequence.index, choice, amount, out);
+      report(task, sequence, choice, clusters_used, reports);
+    });
+    return DecodeStatus::ok;
+  }
+
+  // The choice alone: which tokens of each KV head reach the target, for kernels of the caller's own.
+  //
+  // Shapes: out rows [num_sequences][num_kv_heads], ascending tokens, padded with -1. Post: on selection_too_small counts say what each
+  // row needs and rows that fit are complete. Otherwise as decode(); on the dense path a row lists every token.
+  DecodeStatus select(const QueryView& queries, std::span<const SequenceView> sequences, const SelectionOutput& out,
+                      std::span<HeadReport> reports, Executor& executor) noexcept {
+    if (options_.scope != SelectionScope::group) return DecodeStatus::scope_mismatch;
+    const DecodeStatus status = check(queries, sequences, reports, executor);
+    if (status != DecodeStatus::ok) return status;
+    std::atomic<bool> fits{true};
+    run_tasks(queries, sequences, executor, [&](const cpu::HeadTask& task, const SequenceView& sequence) {
+      const cpu::Choice choice = choose(task, sequence);
+      task.team.sync();
+      if (!task.team.leads()) return;
+      if (!write_row(task, choice, out)) fits.store(false, std::memory_order_relaxed);
+      report(task, sequence, choice, 0, reports);
+    });
+    return fits.load() ? DecodeStatus::ok : DecodeStatus::selection_too_small;
+  }
+
+  const AttentionShape& shape() const noexcept { return shape_; }
+  const DecodeOptions& options() const noexcept { return options_; }
+  const DecodeLimits& limits() const noexcept { return limits_; }
+
+ private:
+  static cpu::ScratchLimits scratch_limits(const AttentionShape& shape, const DecodeOptions& options, const DecodeLimits& limits) {
+    const int slots = limits.max_clusters > 0 ? limits.max_clusters : limits.max_tokens / 8 + kClusterBlock;
+    const int heads = options.scope == SelectionScope::group ? shape.group_size() : 1;
+    return {heads, shape.head_dim, limits.max_tokens, int(round_up(slots, kClusterBlock)), options.num_samples};
+  }
+  cpu::ScratchLimits scratch_limits() const { return scratch_limits(shape_, options_, limits_); }
+
+  static int64_t lay_out_all(std::byte* block, const cpu::ScratchLimits& limits, std::vector<cpu::WorkerScratch>& workers,
+                             std::vector<cpu::HeadScratch>& heads) {
+    cpu::Arena arena(block);
+    for (auto& worker : workers) cpu::lay_out(arena, limits, worker);
+    for (auto& head : heads) cpu::lay_out(arena, limits, head);
+    return arena.used();
+  }
+
+  DecodeStatus check(const QueryView& queries, std::span<const SequenceView> sequences, std::span<HeadReport> reports,
+                     const Executor& executor) const noexcept {
+    if (queries.num_rows != int(sequences.size())) return DecodeStatus::batch_mismatch;
+    if (int(sequences.size()) > limits_.max_sequences) return DecodeStatus::too_many_sequences;
+    if (executor.num_workers() > limits_.num_workers) return DecodeStatus::too_many_workers;
+    if (!reports.empty() && reports.size() < sequences.size() * size_t(shape_.num_qo_heads)) return DecodeStatus::report_too_small;
+    for (const SequenceView& sequence : sequences) {
+      if (sequence.kv.num_tokens > limits_.max_tokens) return DecodeStatus::too_many_tokens;
+      if (sequence.index == nullptr) continue;
+      const ClusterIndexView& index = *sequence.index;
+      if (index.num_kv_heads != shape_.num_kv_heads || index.head_dim != shape_.head_dim ||
+          (!index.empty() && index.end_token > sequence.kv.num_tokens))
+        return DecodeStatus::index_mismatch;
+      if (options_.variance == VarianceModel::diagonal && !index.empty() && index.variance != VarianceModel::diagonal)
+        return DecodeStatus::variance_mismatch;
+    }
+    return DecodeStatus::ok;
+  }
+
+  // Runs work(task, sequence) for every set of query heads that shares a selection.
+  template <class Work>
+  void run_tasks(const QueryView& queries, std::span<const SequenceView> sequences, Executor& executor, Work&& work) noexcept {
+    const bool by_group = options_.scope == SelectionScope::group;
+    const int heads_per_sequence = by_group ? shape_.num_kv_heads : shape_.num_qo_heads;
+    cpu::run_items(executor, int(sequences.size()) * heads_per_sequence, [&](int item, int worker, cpu::Team team) {
+      const SequenceView& sequence = sequences[size_t(item / heads_per_sequence)];
+      const int leader = worker - team.worker;
+      cpu::HeadTask task;
+      if (by_group) {
+        task = cpu::group_task(shape_, queries, sequence.kv, item, team, workers_.data() + leader);
+      } else {
+        const int qo_head = item % heads_per_sequence;
+        task = {&shape_,
+                sequence.kv,
+                queries,
+                item / heads_per_sequence,
+                shape_.kv_head_of(qo_head),
+                qo_head,
+                1,
+                cpu::row_kernels(sequence.kv.type, 1),
+                team,
+                workers_.data() + leader,
+                nullptr};
+      }
+      task.shared = heads_.data() + leader;
+      work(task, sequence);
+    });
+  }
+
+  cpu::Choice choose(const cpu::HeadTask& task, const SequenceView& sequence) const noexcept {
+    cpu::Choice choice;
+    choice.path = cpu::first_path(task, sequence.index, options_, scratch_limits().max_cluster_slots);
+    if (choice.path == DecodePath::sparse) choice = cpu::choose_tokens(task, *sequence.index, options_, z_);
+    return choice;
+  }
+
+  // Values, tail and division. Returns the number of value means read.
+  int attend(const cpu::HeadTask& task, const ClusterIndexView& index, const cpu::Choice& choice, double* amount,
+             const AttentionOutput& out) const noexcept {
+    const cpu::ReadState& state = choice.state;
+    for (int g = 0; g < task.num_heads; ++g) {
+      std::fill_n(task.own().accumulated.row(g), padded_dim(shape_.head_dim), 0.0f);
+      amount[g] = options_.tail == Tail::calibrated ? double(choice.sampled_rest[g].weight) : state.rest[g];
+    }
+    int clusters_used = 0;
+    double total[kMaxGroupSize] = {};
+    if (options_.tail != Tail::drop && state.stop < state.num_clusters)
+      clusters_used = cpu::attend_tail(task, index.heads[task.kv_head], state, amount, total);
+    for (int g = 0; g < task.num_heads; ++g) total[g] += state.read[g];
+    const int listed = state.num_always + state.num_tokens;
+    cpu::attend_listed_values(task, task.team.first(listed), task.team.last(listed));
+    cpu::finish_output(task, state, total, out);
+    return clusters_used;
+  }
+
+  void report(const cpu::HeadTask& task, const SequenceView& sequence, const cpu::Choice& choice, int clusters_used,
+              std::span<HeadReport> reports) const noexcept {
+    if (reports.empty() || !task.team.leads()) return;
+    const int64_t row = int64_t(shape_.head_dim) * element_bytes(task.kv.type);
+    for (int g = 0; g < task.num_heads; ++g) {
+      HeadReport report;
+      report.path = choice.path;
+      report.bytes_dense = 2 * row * task.kv.num_tokens;
+      report.tokens_read = report.tokens_scored = task.kv.num_tokens;
+      report.bytes_read = report.bytes_dense;
+      if (!is_dense(choice.path)) describe(task, *sequence.index, choice, clusters_used, g, report);
+      reports[size_t(task.sequence) * size_t(shape_.num_qo_heads) + size_t(task.first_qo_head + g)] = report;
+    }
+  }
+
+  void describe(const cpu::HeadTask& task, const ClusterIndexView& index, const cpu::Choice& choice, int clusters_used, int head,
+                HeadReport& report) const noexcept {
+    const cpu::ReadState& state = choice.state;
+    const int64_t d = shape_.head_dim, row = d * element_bytes(task.kv.type);
+    report.tokens_read = state.num_always + state.num_tokens;
+    report.tokens_scored = state.num_always + state.scored_tokens;
+    report.tokens_sampled = state.num_sampled;
+    report.clusters_used = clusters_used;
+    const int64_t mean_bytes = index.storage == IndexStorage::int8 ? d + 4 : 4 * d;
+    const int64_t metric_bytes = 2 * padded_dim(shape_.head_dim) * d + 12 * d;
+    report.bytes_read =
+        row * (report.tokens_read + report.tokens_scored + report.tokens_sampled) + metric_bytes + clusters_used * mean_bytes +
+        index.heads[task.kv_head].num_cluster_slots() * score_bytes_per_cluster(shape_.head_dim, index.storage, options_.variance) +
+        4 * state.scored_tokens;
+    report.rounds = choice.rounds;
+    const bool complete = state.stop == state.num_clusters;
+    const float read = float(state.read[head]);
+    if (choice.sampled || complete) {
+      report.attained_ratio_estimate = attained_ratio(read, choice.sampled_rest[head].weight);
+      report.attained_ratio_lower_bound = attained_ratio_lower_bound(read, choice.sampled_rest[head], z_);
+      report.confidence = complete ? 1.0f : options_.certificate.confidence;
+    } else {
+      report.attained_ratio_estimate = attained_ratio(read, float(state.rest[head]));
+      report.attained_ratio_lower_bound = 0.0f;
+      report.confidence = 0.0f;
+    }
+  }
+
+  // Writes one padded row, ascending. Returns false if it does not fit.
+  bool write_row(const cpu::HeadTask& task, const cpu::Choice& choice, const SelectionOutput& out) const noexcept {
+    const int64_t row = int64_t(task.sequence) * shape_.num_kv_heads + task.kv_head;
+    const bool dense = is_dense(choice.path);
+    const int count = dense ? task.kv.num_tokens : choice.state.num_always + choice.state.num_tokens;
+    out.counts[row] = count;
+    if (count > out.capacity) return false;
+    int32_t* tokens = out.tokens + row * out.capacity;
+    for (int i = 0; i < count; ++i) tokens[i] = dense ? i : task.shared->tokens[i];
+    if (!dense) std::sort(tokens, tokens + count);
+    std::fill(tokens + count, tokens + out.capacity, -1);
+    return true;
+  }
+
+  AttentionShape shape_;
+  DecodeOptions options_;
+  DecodeLimits limits_;
+  float z_ = 0.0f;
+  cpu::AlignedVector<std::byte> own_workspace_;
+  std::vector<cpu::WorkerScratch> workers_;  // [num_workers]
+  std::vector<cpu::HeadScratch> heads_;      // [num_workers], a team uses its leader's
+};
+
+}  // namespace quorum

@@ -1,0 +1,63 @@
+// Second stage: the order in which clusters are read, by a counting sort over buckets of log share (algorithm.md eq. 6).
+#pragma once
+
+#include "quorum/cpu/score_clusters.hpp"
+
+namespace quorum::cpu {
+
+inline constexpr uint16_t kEmptyCluster = 0xffff;
+
+// Bucket of every cluster of blocks [first, last) and the worker's histogram of them. log_total[g]: log of head g's total weight.
+inline void fill_buckets(const HeadTask& task, const ClusterHeadView& head, const float* log_total, int first, int last) {
+  int32_t* histogram = task.own().histogram;
+  std::fill_n(histogram, kNumOrderBuckets, 0);
+  for (int block = first; block < last; ++block) {
+    const int segment_id = head.block_segment[block];
+    const float* size = head.segments[segment_id].size + block * kClusterBlock - head.segment_first[segment_id];
+    float share[kClusterBlock];
+    for (int lane = 0; lane < kClusterBlock; ++lane) share[lane] = -kInfinity;
+    for (int g = 0; g < task.num_heads; ++g) {
+      const float* log_weight = task.shared->log_weight + (int64_t(block) * task.num_heads + g) * kClusterBlock;
+      for (int lane = 0; lane < kClusterBlock; ++lane) share[lane] = std::max(share[lane], log_weight[lane] - log_total[g]);
+    }
+    for (int lane = 0; lane < kClusterBlock; ++lane) {
+      const uint16_t bucket = size[lane] > 0.0f ? uint16_t(order_bucket(share[lane])) : kEmptyCluster;
+      task.shared->bucket[block * kClusterBlock + lane] = bucket;
+      if (bucket != kEmptyCluster) ++histogram[bucket];
+    }
+  }
+}
+
+// Turns the worker's histogram into the position of its first cluster in every bucket. Returns the number of clusters of all workers.
+// Post: positions are by bucket, then by worker; workers hold ascending ids, so ties go by cluster id.
+inline int place_buckets(const HeadTask& task, int32_t* place) {
+  int position = 0;
+  for (int bucket = 0; bucket < kNumOrderBuckets; ++bucket) {
+    for (int w = 0; w < task.team.num_workers; ++w) {
+      if (w == task.team.worker) place[bucket] = position;
+      position += task.workers[w].histogram[bucket];
+    }
+  }
+  return position;
+}
+
+// Writes the clusters of blocks [first, last) to their positions, with what the later stages need of them side by side.
+inline void scatter_clusters(const HeadTask& task, const ClusterHeadView& head, int32_t* place, int first, int last) {
+  HeadScratch& shared = *task.shared;
+  const int heads = task.num_heads;
+  for (int block = first; block < last; ++block) {
+    const int segment_id = head.block_segment[block];
+    const float* size = head.segments[segment_id].size + block * kClusterBlock - head.segment_first[segment_id];
+    const float* estimate = shared.estimate + int64_t(block) * heads * kClusterBlock;
+    for (int lane = 0; lane < kClusterBlock; ++lane) {
+      const uint16_t bucket = shared.bucket[block * kClusterBlock + lane];
+      if (bucket == kEmptyCluster) continue;
+      const int position = place[bucket]++;
+      shared.cluster[position] = block * kClusterBlock + lane;
+      shared.size[position] = int32_t(size[lane]);
+      for (int g = 0; g < heads; ++g) shared.ordered[int64_t(position) * heads + g] = estimate[g * kClusterBlock + lane];
+    }
+  }
+}
+
+}  // namespace quorum::cpu

@@ -1,0 +1,181 @@
+// Third stage: keys are read in order and their exact weights replace the estimates, until every head has met its target.
+#pragma once
+
+#include "quorum/core/stopping_rule.hpp"
+#include "quorum/cpu/attend_rows.hpp"
+#include "quorum/cpu/order_clusters.hpp"
+
+namespace quorum::cpu {
+
+// How far reading has come. Every worker of a team keeps its own copy and computes the same values from what the team shares.
+// Weights are in units of exp(reference).
+struct ReadState {
+  int num_always = 0;                 // sinks and window, at the front of the token list
+  int num_clusters = 0;               // positions in the reading order
+  int stop = 0;                       // clusters [0, stop) are chosen
+  int scored = 0;                     // clusters [0, scored) have exact weights; scored >= stop
+  int num_tokens = 0;                 // tokens of the chosen clusters
+  int scored_tokens = 0;              // tokens of the scored clusters
+  float reference[kMaxGroupSize];     // scores are taken relative to this
+  double read[kMaxGroupSize];         // exact weight of always-read tokens and chosen clusters
+  double rest[kMaxGroupSize];         // estimated weight of the other clusters
+  double rest_factor[kMaxGroupSize];  // correction of `rest` by the last sample
+  int num_sampled = 0;                // keys drawn so far
+};
+
+// Replaces scores by weights exp(score - reference); returns their sum.
+inline float weigh_scores(float* scores, int count, float reference) {
+  using namespace simd;
+  Vector sum(0.0f);
+  int i = 0;
+  for (; i + kVectorSize <= count; i += kVectorSize) {
+    const Vector weight = exponential(load(scores + i) - Vector(reference));
+    store(scores + i, weight);
+    sum = sum + weight;
+  }
+  float total = reduce_add(sum);
+  if (i < count) {
+    float lanes[kVectorSize];
+    store(lanes, exponential(load_partial(scores + i, count - i) - Vector(reference)));
+    for (int lane = 0; i < count; ++i, ++lane) total += scores[i] = lanes[lane];
+  }
+  return total;
+}
+
+// Scores of list entries [first, last) into shared.weights. Keys of the next tile are asked for while this one is computed.
+inline void score_listed_tokens(const HeadTask& task, int first, int last) {
+  const int32_t* tokens = task.shared->tokens;
+  const int rows = tile_rows(task.head_dim(), task.kv.type);
+  RowPointers tiles[2];
+  const auto point = [&](RowPointers& tile, int begin) {
+    tile.count = std::clamp(last - begin, 0, rows);
+    for (int i = 0; i < tile.count; ++i) tile.rows[i] = task.kv.key_row(tokens[begin + i], task.kv_head);
+  };
+  point(tiles[0], first);
+  const int row_bytes = task.head_dim() * element_bytes(task.kv.type);
+  for (int i = 0; i < tiles[0].count; ++i)
+    for (int byte = 0; byte < row_bytes; byte += 64) simd::prefetch(tiles[0].rows[i] + byte);
+  for (int begin = first, current = 0; begin < last; begin += rows, current ^= 1) {
+    point(tiles[current ^ 1], begin + rows);
+    const HeadRows out{task.shared->weights.data + begin, task.shared->weights.stride};
+    task.kernels.score({tiles[current].rows, tiles[current ^ 1].rows, tiles[current].count, tiles[current ^ 1].count, task.head_dim()},
+                       task.own().queries, out);
+  }
+}
+
+// Lists sinks and window and scores the worker's part of them. Post: own().max_score covers that part.
+inline void score_always_tokens(const HeadTask& task, const ClusterIndexView& index, ReadState& state) {
+  const int num_sinks = std::min(index.begin_token, task.kv.num_tokens);
+  const int window = std::max(num_sinks, index.empty() ? num_sinks : index.end_token);
+  state.num_always = num_sinks + task.kv.num_tokens - window;
+  const int first = task.team.first(state.num_always), last = task.team.last(state.num_always);
+  for (int i = first; i < last; ++i) task.shared->tokens[i] = i < num_sinks ? i : window + i - num_sinks;
+  score_listed_tokens(task, first, last);
+  for (int g = 0; g < task.num_heads; ++g) {
+    const float* scores = task.shared->weights.row(g);
+    float& max = task.own().max_score[g];
+    for (int i = first; i < last; ++i) max = scores[i] > max ? scores[i] : max;
+  }
+}
+
+// Turns the worker's part of the always-read scores into weights; their sums go to own().always.
+inline void weigh_always_tokens(const HeadTask& task, const ReadState& state) {
+  const int first = task.team.first(state.num_always), last = task.team.last(state.num_always);
+  for (int g = 0; g < task.num_heads; ++g)
+    task.own().always[g] = double(weigh_scores(task.shared->weights.row(g) + first, last - first, state.reference[g]));
+}
+
+// True if the rule asks for no further cluster.
+inline bool read_enough(const HeadTask& task, const DecodeOptions& options, const ReadState& state) {
+  if (options.fixed_budget > 0) return state.num_tokens >= options.fixed_budget;
+  if (state.num_tokens < options.min_tokens) return false;
+  for (int g = 0; g < task.num_heads; ++g)
+    if (!meets_target(state.read[g], state.rest[g] * state.rest_factor[g], double(options.target_ratio))) return false;
+  return true;
+}
+
+// Number of clusters from state.scored on to score next: about three quarters of what the estimates say is needed, so that little is
+// read in vain when they say too much; all of it once that is little.
+inline int plan_chunk(const HeadTask& task, const DecodeOptions& options, const ReadState& state) {
+  constexpr int kFewTokens = 96;
+  double need[kMaxGroupSize];
+  for (int g = 0; g < task.num_heads; ++g) {
+    const double total = state.read[g] + state.rest[g] * state.rest_factor[g];
+    need[g] = (double(options.target_ratio) * total - state.read[g]) / std::max(state.rest_factor[g], 1e-30);
+  }
+  const int min_tokens = options.fixed_budget > 0 ? options.fixed_budget : options.min_tokens;
+  const auto satisfied = [&](int tokens) {
+    if (state.num_tokens + tokens < min_tokens) return false;
+    if (options.fixed_budget > 0) return true;
+    for (int g = 0; g < task.num_heads; ++g)
+      if (need[g] > 0.0) return false;
+    return true;
+  };
+  int tokens = 0, end = state.scored;
+  while (end < state.num_clusters && (tokens == 0 || !satisfied(tokens))) {
+    for (int g = 0; g < task.num_heads; ++g) need[g] -= double(task.shared->ordered[int64_t(end) * task.num_heads + g]);
+    tokens += task.shared->size[end++];
+  }
+  if (tokens <= kFewTokens || options.fixed_budget > 0) return end - state.scored;
+  const int limit = tokens - tokens / 4;
+  while (tokens > limit) tokens -= task.shared->size[--end];
+  return std::max(1, end - state.scored);
+}
+
+// Reads the keys of clusters [state.scored, state.scored + count), split over the team by tokens.
+inline void score_clusters_exactly(const HeadTask& task, const ClusterHeadView& head, ReadState& state, int count) {
+  HeadScratch& shared = *task.shared;
+  int total = 0;
+  for (int i = 0; i < count; ++i) total += shared.size[state.scored + i];
+  const int begin = task.team.first(total), end = task.team.last(total), base = state.num_always + state.scored_tokens;
+  int first_position = -1, last_position = -1, running = 0;
+  for (int position = state.scored; position < state.scored + count; ++position) {
+    if (task.team.leads()) shared.first_token[position] = base + running;
+    if (running >= begin && running < end) {
+      if (first_position < 0) first_position = position;
+      last_position = position;
+      const ClusterRef cluster = cluster_at(head, shared.cluster[position]);
+      std::copy_n(cluster.tokens(), cluster.num_tokens(), shared.tokens + base + running);
+    }
+    running += shared.size[position];
+  }
+  if (task.team.leads()) shared.first_token[state.scored + count] = base + total;
+  if (first_position >= 0) {
+    int offset = base;
+    for (int position = state.scored; position < first_position; ++position) offset += shared.size[position];
+    int tokens = 0;
+    for (int position = first_position; position <= last_position; ++position) tokens += shared.size[position];
+    score_listed_tokens(task, offset, offset + tokens);
+    for (int g = 0; g < task.num_heads; ++g) {
+      float* weights = shared.weights.row(g);
+      weigh_scores(weights + offset, tokens, state.reference[g]);
+      for (int position = first_position, at = offset; position <= last_position; ++position) {
+        float sum = 0.0f;
+        for (const int last = at + shared.size[position]; at < last; ++at) sum += weights[at];
+        shared.read_weight[int64_t(position) * task.num_heads + g] = sum;
+      }
+    }
+  }
+  state.scored += count;
+  state.scored_tokens += total;
+  task.team.sync();
+}
+
+// Reads clusters in order until the rule is satisfied, max_tokens would be exceeded, or everything is read (algorithm.md eq. 7).
+inline void read_keys(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, ReadState& state) {
+  while (!read_enough(task, options, state) && state.stop < state.num_clusters) {
+    if (state.stop == state.scored) score_clusters_exactly(task, head, state, plan_chunk(task, options, state));
+    const int size = task.shared->size[state.stop];
+    if (state.num_tokens + size > options.max_tokens) return;
+    for (int g = 0; g < task.num_heads; ++g) {
+      const int64_t at = int64_t(state.stop) * task.num_heads + g;
+      state.read[g] += double(task.shared->read_weight[at]);
+      state.rest[g] = std::max(0.0, state.rest[g] - double(task.shared->ordered[at]));
+    }
+    state.num_tokens += size;
+    ++state.stop;
+  }
+  if (state.stop == state.num_clusters) std::fill_n(state.rest, task.num_heads, 0.0);
+}
+
+}  // namespace quorum::cpu

@@ -1,0 +1,107 @@
+// Scratch memory: laid out once when planning, from one block of the caller's or the decoder's, never grown.
+#pragma once
+
+#include "quorum/core/attention_state.hpp"
+#include "quorum/core/cluster_index_view.hpp"
+#include "quorum/core/cluster_order.hpp"
+#include "quorum/cpu/row_kernels.hpp"
+
+namespace quorum::cpu {
+
+// Hands out aligned arrays from one block. Without a block it only counts, so that layout and size come from the same code.
+class Arena {
+ public:
+  explicit Arena(std::byte* block = nullptr) : block_(block) {}
+
+  template <class T>
+  T* take(int64_t count) {
+    T* pointer = block_ == nullptr ? nullptr : reinterpret_cast<T*>(block_ + used_);
+    used_ += round_up(count * int64_t(sizeof(T)), 64);
+    return pointer;
+  }
+  HeadRows take_rows(int num_heads, int64_t stride) { return {take<float>(num_heads * stride), int(stride)}; }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* block_;
+  int64_t used_ = 0;
+};
+
+// What one worker keeps to itself, and the partial results that its team reads after a barrier.
+struct WorkerScratch {
+  HeadRows queries;                  // [heads][padded dim], scaled
+  HeadRows rotated;                  // [heads][padded dim], q'
+  int8_t* quantised = nullptr;       // [heads][padded dim], q' in int8
+  HeadRows accumulated;              // [heads][padded dim], weighted values
+  HeadRows tile;                     // [heads][kTileRows], scores or weights of a tile
+  int32_t* histogram = nullptr;      // [kNumOrderBuckets]
+  float* share_histogram = nullptr;  // [kNumShareBuckets]
+
+  // Published to the team.
+  AttentionState states[kMaxGroupSize];
+  float max_score[kMaxGroupSize];
+  double always[kMaxGroupSize];
+  double estimate[kMaxGroupSize];
+  double share_sum = 0.0;
+  double size_sum = 0.0;
+  bool non_finite = false;
+};
+
+// Buckets of clusters' shares of the rest: 16 an octave, 64 octaves below 1.
+inline constexpr int kNumShareBuckets = 1024;
+
+// What the team of one KV head shares. Arrays over positions follow the reading order: position 0 is read first.
+struct HeadScratch {
+  HeadRows transformed;            // [heads][padded dim], y
+  float* log_weight = nullptr;     // [block][heads][16], log of the expected weight of a token
+  float* estimate = nullptr;       // [block][heads][16], expected weight of a cluster
+  uint16_t* bucket = nullptr;      // [slots]
+  int32_t* cluster = nullptr;      // [positions]
+  int32_t* size = nullptr;         // [positions]
+  float* ordered = nullptr;        // [positions][heads], expected weights
+  float* read_weight = nullptr;    // [positions][heads], exact weights of clusters that were read
+  int32_t* first_token = nullptr;  // [positions + 1], where a cluster's tokens start in `tokens`
+  float* share = nullptr;          // [positions], share of the rest, largest over the heads
+  int32_t* tokens = nullptr;       // [max_tokens], tokens read: sinks and window, then clusters in order
+  HeadRows weights;                // [heads][max_tokens], scores of `tokens`, later their weights
+  HeadRows contributions;          // [heads][num_samples]
+};
+
+// Sizes that scratch memory depends on.
+struct ScratchLimits {
+  int num_heads = 1;  // query heads handled together
+  int head_dim = 0;
+  int max_tokens = 0;
+  int max_cluster_slots = 0;
+  int num_samples = 0;
+};
+
+inline void lay_out(Arena& arena, const ScratchLimits& limits, WorkerScratch& scratch) {
+  const int dim = padded_dim(limits.head_dim);
+  scratch.queries = arena.take_rows(limits.num_heads, dim);
+  scratch.rotated = arena.take_rows(limits.num_heads, dim);
+  scratch.quantised = arena.take<int8_t>(int64_t(limits.num_heads) * dim);
+  scratch.accumulated = arena.take_rows(limits.num_heads, dim);
+  scratch.tile = arena.take_rows(limits.num_heads, kTileRows);
+  scratch.histogram = arena.take<int32_t>(kNumOrderBuckets);
+  scratch.share_histogram = arena.take<float>(kNumShareBuckets);
+}
+
+inline void lay_out(Arena& arena, const ScratchLimits& limits, HeadScratch& scratch) {
+  const int64_t heads = limits.num_heads, slots = round_up(limits.max_cluster_slots, kClusterBlock);
+  scratch.transformed = arena.take_rows(limits.num_heads, padded_dim(limits.head_dim));
+  scratch.log_weight = arena.take<float>(slots * heads);
+  scratch.estimate = arena.take<float>(slots * heads);
+  scratch.bucket = arena.take<uint16_t>(slots);
+  scratch.cluster = arena.take<int32_t>(slots);
+  scratch.size = arena.take<int32_t>(slots);
+  scratch.ordered = arena.take<float>(slots * heads);
+  scratch.read_weight = arena.take<float>(slots * heads);
+  scratch.first_token = arena.take<int32_t>(slots + 1);
+  scratch.share = arena.take<float>(slots);
+  scratch.tokens = arena.take<int32_t>(round_up(limits.max_tokens, kTileRows));
+  scratch.weights = arena.take_rows(limits.num_heads, round_up(limits.max_tokens, kTileRows) + kTileRows);
+  scratch.contributions = arena.take_rows(limits.num_heads, round_up(limits.num_samples, kTileRows));
+}
+
+}  // namespace quorum::cpu
