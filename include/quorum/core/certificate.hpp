@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "quorum/core/cluster_estimate.hpp"
 #include "quorum/core/config.hpp"
 #include "quorum/core/stopping_rule.hpp"
 
@@ -49,9 +50,23 @@ class StratifiedSum {
   int count_ = 0;
 };
 
-// Attained ratio if the rest weighs z standard errors more than sampled: holds with the one-sided confidence that z stands for.
-QUORUM_HOST_DEVICE inline float attained_ratio_lower_bound(float read, SampledRest rest, float z) {
-  return attained_ratio(read, rest.weight + z * rest.standard_error);
+// How much of the rest's weight, on a log scale, is believed to the sample; the remainder is the clusters' estimate. A sample of 64 draws
+// misses heavy tokens more often than not (it is unbiased but skewed: half of the samples are more than 10 % low), the second-order
+// estimate misjudges whole heads; their weighted geometric mean has half the error of either (docs/algorithm.md section 5). Without a
+// variance model the estimate is biased low and the sample stands alone.
+QUORUM_HOST_DEVICE constexpr float sample_trust(VarianceModel model) { return model == VarianceModel::none ? 1.0f : 1.0f / 3.0f; }
+
+// The rest's weight by sample and estimate together (eq. 10). Disagreements beyond a factor of 8 count as 8.
+QUORUM_HOST_DEVICE inline float believed_rest(SampledRest sampled, float estimated, float trust) {
+  if (!(estimated > 0.0f) || trust >= 1.0f) return sampled.weight;
+  const float ratio = sampled.weight / estimated;
+  return estimated * std::pow(ratio < 0.125f ? 0.125f : ratio > 8.0f ? 8.0f : ratio, trust);
+}
+
+// An upper bound of the rest's weight: the larger of sample and estimate, plus z standard errors (eq. 11). The sample alone would not
+// do: its standard error is small exactly when the heavy tokens were missed. Measured coverage on real traces at z = 1.645: 0.95.
+QUORUM_HOST_DEVICE inline float rest_upper_bound(SampledRest sampled, float estimated, float z) {
+  return (sampled.weight > estimated ? sampled.weight : estimated) + z * sampled.standard_error;
 }
 
 // Quantile of the standard normal distribution for a one-sided confidence in (0, 1); |error| < 1.2e-9 before rounding to float.

@@ -180,7 +180,7 @@ class Decoder {
     const cpu::ReadState& state = choice.state;
     for (int g = 0; g < task.num_heads; ++g) {
       std::fill_n(task.own().accumulated.row(g), padded_dim(shape_.head_dim), 0.0f);
-      amount[g] = options_.tail == Tail::calibrated ? double(choice.sampled_rest[g].weight) : state.rest[g];
+      amount[g] = options_.tail == Tail::calibrated ? choice.believed_rest(g, options_.variance) : state.rest[g];
     }
     int clusters_used = 0;
     double total[kMaxGroupSize] = {};
@@ -225,14 +225,12 @@ class Decoder {
     report.rounds = choice.rounds;
     const bool complete = state.stop == state.num_clusters;
     const float read = float(state.read[head]);
-    if (choice.sampled || complete) {
-      report.attained_ratio_estimate = attained_ratio(read, choice.sampled_rest[head].weight);
-      report.attained_ratio_lower_bound = attained_ratio_lower_bound(read, choice.sampled_rest[head], z_);
-      report.confidence = complete ? 1.0f : options_.certificate.confidence;
+    report.attained_ratio_estimate = attained_ratio(read, float(choice.believed_rest(head, options_.variance)));
+    if (complete) {
+      report.confidence = report.attained_ratio_lower_bound = 1.0f;
     } else {
-      report.attained_ratio_estimate = attained_ratio(read, float(state.rest[head]));
-      report.attained_ratio_lower_bound = 0.0f;
-      report.confidence = 0.0f;
+      report.confidence = choice.sampled ? options_.certificate.confidence : 0.0f;
+      report.attained_ratio_lower_bound = choice.sampled ? attained_ratio(read, float(choice.rest_bound(head, z_))) : 0.0f;
     }
   }
 

@@ -17,6 +17,13 @@ struct Choice {
   SampledRest sampled_rest[kMaxGroupSize];
   bool sampled = false;
   int rounds = 0;
+
+  // Weight of the unread rest of one head, as far as it is known: from sample and estimate, or from the estimate alone.
+  double believed_rest(int head, VarianceModel model) const {
+    const float estimated = float(state.rest[head]);
+    return double(sampled ? quorum::believed_rest(sampled_rest[head], estimated, sample_trust(model)) : estimated);
+  }
+  double rest_bound(int head, float z) const { return double(rest_upper_bound(sampled_rest[head], float(state.rest[head]), z)); }
 };
 
 // Beyond these the exact weights have left the range in which the estimates' reference is a good one.
@@ -72,7 +79,7 @@ inline bool order_clusters(const HeadTask& task, const ClusterIndexView& index, 
 // True if the certified bound of every head meets the target.
 inline bool bound_holds(const HeadTask& task, const DecodeOptions& options, float z, const Choice& choice) {
   for (int g = 0; g < task.num_heads; ++g)
-    if (!(attained_ratio_lower_bound(float(choice.state.read[g]), choice.sampled_rest[g], z) >= options.target_ratio)) return false;
+    if (!meets_target(choice.state.read[g], choice.rest_bound(g, z), double(options.target_ratio))) return false;
   return true;
 }
 
@@ -93,8 +100,7 @@ inline void read_and_certify(const HeadTask& task, const ClusterHeadView& head, 
     const int stop_before = state.stop;
     if (may_widen && choice.rounds < options.certificate.max_rounds) {
       for (int g = 0; g < task.num_heads; ++g)
-        if (state.rest[g] > 0.0)
-          state.rest_factor[g] = double(choice.sampled_rest[g].weight + z * choice.sampled_rest[g].standard_error) / state.rest[g];
+        if (state.rest[g] > 0.0) state.rest_factor[g] = choice.rest_bound(g, z) / state.rest[g];
       read_keys(task, head, options, state);
       if (state.stop > stop_before) {
         ++choice.rounds;
