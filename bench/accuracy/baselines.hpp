@@ -35,40 +35,47 @@ inline void run_oracle(const Study& study) {
   }
 }
 
-// Whole clusters by their true weight per token, until every head truly attains the target; no index counted.
-inline void run_best_clusters(const Study& study, const Clusters& clusters) {
-  const HeadTruth& head = study.head;
-  Matrix density = clusters.weights;  // true share of the total weight per token
-  density.array().colwise() /= head.total.cast<float>().array();
-  density.array().rowwise() /= clusters.size.transpose().cast<float>().array();
-  const Matrix best = group_max(head, density);
-  const auto choose = [&](const Matrix& rank_by, int heads_together, double p) {
-    Mask chosen = Mask::Zero(rank_by.rows(), clusters.count);
-    for (int set = 0; set < rank_by.rows(); ++set) {
-      const std::vector<int> order = descending_order(rank_by.row(set));
-      int stop = 0;
-      for (int g = 0; g < heads_together; ++g) {
-        const int row = g * head.num_queries + set;
-        double read = head.always[row];
-        int i = 0;
-        for (; i < clusters.count && read < p * head.total[row]; ++i) read += double(clusters.weights(row, order[size_t(i)]));
-        stop = std::max(stop, i);
-      }
-      mark_first(chosen, set, order, stop);
-    }
-    return tokens_of(clusters, chosen);
-  };
-  for (const double p : {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95}) {
-    study.add("best_clusters", target(p), choose(best, head.group_size, p), study.no_index(head.num_queries));
-    if (p == 0.5 || p >= 0.8) study.add("best_clusters_own", target(p), choose(density, 1, p), study.no_index(head.num_rows()));
-  }
-}
-
 // Clusters of every row from the best score to the worst.
 inline std::vector<std::vector<int>> score_orders(const Clusters& clusters) {
   std::vector<std::vector<int>> orders;
   for (Eigen::Index row = 0; row < clusters.scores.rows(); ++row) orders.push_back(descending_order(clusters.scores.row(row)));
   return orders;
+}
+
+namespace detail {
+
+// Each row reads clusters in its order until it truly attains the target.
+inline Mask stop_at_truth(const HeadTruth& head, const Clusters& clusters, const std::vector<std::vector<int>>& orders, double p) {
+  Mask chosen = Mask::Zero(head.num_rows(), clusters.count);
+  for (int row = 0; row < head.num_rows(); ++row) {
+    double read = head.always[row];
+    for (const int c : orders[size_t(row)]) {
+      if (read >= p * head.total[row]) break;
+      chosen(row, c) = 1;
+      read += double(clusters.weights(row, c));
+    }
+  }
+  return chosen;
+}
+
+}  // namespace detail
+
+// Whole clusters with an all-knowing stop, joined over the group, no index counted. best_clusters reads them in the order of their scores:
+// what is left of Tactic's cost if its fit were exact. oracle_clusters reads them by true weight per token.
+inline void run_best_clusters(const Study& study, const Clusters& clusters) {
+  const HeadTruth& head = study.head;
+  const Matrix density = clusters.weights.array().rowwise() / clusters.size.transpose().cast<float>().array();
+  std::vector<std::vector<int>> by_weight;
+  for (int row = 0; row < head.num_rows(); ++row) by_weight.push_back(descending_order(density.row(row)));
+  const auto by_score = score_orders(clusters);
+  for (const double p : {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95}) {
+    for (const bool best : {true, false}) {
+      const Mask own = detail::stop_at_truth(head, clusters, best ? by_score : by_weight, p);
+      const std::string rule = best ? "best_clusters" : "oracle_clusters";
+      study.add(rule, target(p), tokens_of(clusters, group_union(head, own)), study.no_index(head.num_queries));
+      if (p == 0.5 || p >= 0.8) study.add(rule + "_own", target(p), tokens_of(clusters, own), study.no_index(head.num_rows()));
+    }
+  }
 }
 
 // Bytes of scoring every f16 centroid.

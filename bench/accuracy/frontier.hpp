@@ -48,7 +48,8 @@ struct Row {
   std::string traces, rule;
   Parameter parameter;
   Repeated tokens, share, error_mean, error_p95, attained_mean, attained_p01;
-  std::optional<Repeated> hit_rate;  // rules with a target only
+  std::optional<Repeated> hit_rate;        // rules with a target only
+  std::optional<Repeated> reported_share;  // quorum's rules only: bytes as the library reports them
 };
 
 // Bytes a rule needs for one mean error, by log-log interpolation between its parameters.
@@ -120,13 +121,17 @@ inline Row make_row(const std::vector<const Record*>& records, std::string trace
   const auto share = [](const Record& r) -> const auto& { return r.share; };
   const auto error = [](const Record& r) -> const auto& { return r.quality.error; };
   const auto attained = [](const Record& r) -> const auto& { return r.quality.attained; };
-  Row row{std::move(traces), any.rule, any.parameter, {}, {}, {}, {}, {}, {}, {}};
+  Row row{std::move(traces), any.rule, any.parameter, {}, {}, {}, {}, {}, {}, {}, {}};
   row.tokens = repeat(records, tokens, mean_of);
   row.share = repeat(records, share, mean_of);
   row.error_mean = repeat(records, error, mean_of);
   row.error_p95 = repeat(records, error, [](const auto& v) { return quantile(v, 0.95); });
   row.attained_mean = repeat(records, attained, mean_of);
   row.attained_p01 = repeat(records, attained, [](const auto& v) { return quantile(v, 0.01); });
+  if (!any.reported_share.empty()) {
+    row.reported_share = repeat(
+        records, [](const Record& r) -> const auto& { return r.reported_share; }, mean_of);
+  }
   if (!any.parameter.is_budget) {
     row.hit_rate = repeat(records, attained, [&](const auto& v) {
       return double(std::count_if(v.begin(), v.end(), [&](double a) { return a >= any.parameter.value; })) / double(v.size());

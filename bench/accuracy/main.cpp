@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
+#include <initializer_list>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -17,6 +19,7 @@
 #include "bench/accuracy/baselines.hpp"
 #include "bench/accuracy/ground_truth.hpp"
 #include "bench/accuracy/page_baselines.hpp"
+#include "bench/accuracy/quorum_rules.hpp"
 #include "bench/accuracy/report.hpp"
 
 namespace {
@@ -108,42 +111,64 @@ class TraceRun {
       : options_(options), trace_(trace), executor_(executor), records_(records) {}
 
   void run() {
+    std::vector<accuracy::HeadReference> references;
     for (int kv_head = 0; kv_head < trace_.num_kv_heads; ++kv_head) {
       const accuracy::HeadTruth head = accuracy::make_ground_truth(trace_, kv_head, executor_);
+      references.emplace_back(head);
       place_ = trace_.name + ", KV head " + std::to_string(kv_head + 1) + " of " + std::to_string(trace_.num_kv_heads);
       const accuracy::Study study{head, executor_, records_, trace_.name, 0};
-      step("oracle", [&] { accuracy::run_oracle(study); });
-      step("quest", [&] { accuracy::run_quest(study); });
-      step("page_mean_std", [&] { accuracy::run_page_mean_std(study); });
-      step("twilight", [&] { accuracy::run_twilight(study); });
-      for (int seed = 0; seed < options_.seeds; ++seed) run_seed(head, seed);
+      step({"oracle"}, [&] { accuracy::run_oracle(study); });
+      step({"quest"}, [&] { accuracy::run_quest(study); });
+      step({"page_mean_std"}, [&] { accuracy::run_page_mean_std(study); });
+      step({"twilight"}, [&] { accuracy::run_twilight(study); });
+      for (seed_ = 0; seed_ < options_.seeds; ++seed_) run_cluster_rules(head);
+      seed_ = 0;
     }
+    place_ = trace_.name;
+    for (seed_ = 0; seed_ < options_.seeds; ++seed_) run_quorum(references);
   }
 
  private:
-  void run_seed(const accuracy::HeadTruth& head, int seed) {
-    const accuracy::Study study{head, executor_, records_, trace_.name, seed};
-    seed_ = seed;
+  void run_cluster_rules(const accuracy::HeadTruth& head) {
+    const accuracy::Study study{head, executor_, records_, trace_.name, seed_};
     accuracy::Clusters clusters;
-    if (wants("best_clusters") || wants("fixed") || wants("tactic") || wants("double_p") || wants("retroinfer")) {
+    step({"best_clusters", "oracle_clusters", "fixed", "tactic", "double_p", "retroinfer"}, [&] {
       progress("k-means");
-      clusters = accuracy::make_clusters(head, seed, executor_);
-    }
-    step("best_clusters", [&] { accuracy::run_best_clusters(study, clusters); });
-    step("fixed", [&] { accuracy::run_fixed(study, clusters); });
-    step("tactic", [&] { accuracy::run_tactic(study, clusters); });
-    step("double_p", [&] { accuracy::run_double_p(study, clusters); });
-    step("retroinfer", [&] { accuracy::run_retroinfer(study, clusters); });
+      clusters = accuracy::make_clusters(head, seed_, executor_);
+    });
+    step({"best_clusters", "oracle_clusters"}, [&] { accuracy::run_best_clusters(study, clusters); });
+    step({"fixed"}, [&] { accuracy::run_fixed(study, clusters); });
+    step({"tactic"}, [&] { accuracy::run_tactic(study, clusters); });
+    step({"double_p"}, [&] { accuracy::run_double_p(study, clusters); });
+    step({"retroinfer"}, [&] { accuracy::run_retroinfer(study, clusters); });
+  }
+
+  void run_quorum(const std::vector<accuracy::HeadReference>& references) {
+    static constexpr std::initializer_list<const char*> kGroup = {"quorum_drop", "quorum_estimated", "quorum_calibrated"};
+    if (!wants("quorum_diagonal") && !wants("quorum_certified") && !wants("quorum_own") && !wants_any(kGroup)) return;
+    progress("quorum: index");
+    accuracy::QuorumStudy study(trace_, references, seed_, executor_, records_);
+    step(kGroup, [&] { study.run_group({0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95}); });
+    step({"quorum_diagonal"}, [&] { study.run_diagonal({0.5, 0.7, 0.8, 0.9, 0.95}); });
+    step({"quorum_certified"}, [&] { study.run_certified({0.3, 0.5, 0.7, 0.8, 0.9, 0.95}); });
+    step({"quorum_own"}, [&] { study.run_own({0.5, 0.8, 0.9, 0.95}); });
   }
 
   bool wants(std::string_view rule) const {
-    const auto matches = [&](const std::string& wanted) { return rule.substr(0, wanted.size()) == wanted; };
+    const auto matches = [&](std::string_view wanted) {  // either begins with the other: a step may measure several rules
+      const size_t length = std::min(rule.size(), wanted.size());
+      return rule.substr(0, length) == wanted.substr(0, length);
+    };
     return options_.rules.empty() || std::any_of(options_.rules.begin(), options_.rules.end(), matches);
   }
+  bool wants_any(std::initializer_list<const char*> rules) const {
+    return std::any_of(rules.begin(), rules.end(), [&](const char* rule) { return wants(rule); });
+  }
+  // Runs work if any of its rules is wanted.
   template <class Work>
-  void step(const char* rule, Work work) {
-    if (!wants(rule)) return;
-    progress(rule);
+  void step(std::initializer_list<const char*> rules, Work work) {
+    if (!wants_any(rules)) return;
+    progress(*rules.begin());
     work();
   }
   void progress(const char* what) const {

@@ -25,9 +25,10 @@ struct Record {
   std::string rule;
   Parameter parameter;
   int seed = 0;
-  std::vector<double> tokens;  // [sets] indexed tokens read; those always read are not counted
-  std::vector<double> share;   // [sets] bytes read, as a share of what dense attention reads
-  Quality quality;             // [rows]
+  std::vector<double> tokens;          // [sets] indexed tokens read; those always read are not counted
+  std::vector<double> share;           // [sets] bytes read, as a share of what dense attention reads
+  std::vector<double> reported_share;  // the same as the library itself reports it; empty for the bench's own rules
+  Quality quality;                     // [rows]
 };
 
 // The head under study and where its records go.
@@ -40,7 +41,7 @@ struct Study {
 
   // Measures a choice of tokens. index_bytes: [sets], all that is read besides keys and values of tokens.
   void add(const std::string& rule, Parameter parameter, const Mask& kept, const Vector& index_bytes, const TailSum* tail = nullptr) const {
-    Record record{trace, rule, parameter, seed, {}, {}, evaluate(head, kept, tail, executor)};
+    Record record{trace, rule, parameter, seed, {}, {}, {}, evaluate(head, kept, tail, executor)};
     for (Eigen::Index set = 0; set < kept.rows(); ++set) {
       record.tokens.push_back(double(kept.row(set).cast<int>().sum()));
       record.share.push_back(((record.tokens.back() + head.always_tokens()) * 4 * head.head_dim + index_bytes[set]) / head.dense_bytes());

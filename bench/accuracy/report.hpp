@@ -54,6 +54,7 @@ inline std::string json_row(const Row& row) {
   out += json_number(row.parameter.value) + json_field("tokens", row.tokens) + json_field("bytes_share", row.share);
   out += json_field("error_mean", row.error_mean) + json_field("error_p95", row.error_p95);
   out += row.hit_rate ? json_field("hit_rate", *row.hit_rate) : ", \"hit_rate\": null";
+  if (row.reported_share) out += json_field("bytes_share_reported", *row.reported_share);
   return out + json_field("attained_mean", row.attained_mean) + json_field("attained_p01", row.attained_p01) + "}";
 }
 
