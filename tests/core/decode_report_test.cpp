@@ -1,0 +1,47 @@
+// Paths, reports and the messages of statuses.
+#include "quorum/core/decode_report.hpp"
+
+#include <doctest/doctest.h>
+
+#include <set>
+#include <string>
+
+using namespace quorum;
+
+TEST_CASE("every path but sparse is dense") {
+  CHECK_FALSE(is_dense(DecodePath::sparse));
+  for (const DecodePath path : {DecodePath::dense_by_length, DecodePath::dense_by_target, DecodePath::dense_by_policy,
+                                DecodePath::dense_by_numerics, DecodePath::dense_by_capacity})
+    CHECK(is_dense(path));
+}
+
+TEST_CASE("messages name function, argument and rule") {
+  CHECK(std::string(status_message(DecodeStatus::ok)) == "ok");
+  CHECK(std::string(status_message(DecodeStatus::batch_mismatch)) == "decode: queries.num_rows must be the number of sequences");
+  CHECK(std::string(status_message(DecodeStatus::too_many_sequences)) == "decode: sequences must be at most limits.max_sequences");
+  CHECK(std::string(status_message(DecodeStatus::too_many_tokens)) == "decode: kv.num_tokens must be at most limits.max_tokens");
+  CHECK(std::string(status_message(DecodeStatus::too_many_workers)) == "decode: executor.num_workers() must be at most limits.num_workers");
+  CHECK(std::string(status_message(DecodeStatus::index_mismatch)) ==
+        "decode: index must have the plan's heads and head_dim and cover no more tokens than the cache");
+  CHECK(std::string(status_message(DecodeStatus::variance_mismatch)) ==
+        "decode: index must be built with VarianceModel::diagonal to decode with it");
+  CHECK(std::string(status_message(DecodeStatus::report_too_small)) ==
+        "decode: reports must have num_sequences * num_qo_heads entries or none");
+  CHECK(std::string(status_message(DecodeStatus::selection_too_small)) ==
+        "select: out.capacity must be at least the tokens chosen for every KV head");
+  CHECK(std::string(status_message(DecodeStatus::scope_mismatch)) == "select: options.scope must be group");
+}
+
+TEST_CASE("every status has its own message, other values have one too") {
+  std::set<std::string> messages;
+  for (int status = 0; status < 256; ++status) messages.insert(status_message(DecodeStatus(status)));
+  CHECK(messages.count("decode: unknown status") == 1);
+  CHECK(messages.size() == 11);  // ten statuses and the unknown
+}
+
+TEST_CASE("a fresh report is that of a complete reading") {
+  const HeadReport report;
+  CHECK(report.attained_ratio_estimate == 1.0f);
+  CHECK(report.attained_ratio_lower_bound == 1.0f);
+  CHECK(report.confidence == 1.0f);
+}

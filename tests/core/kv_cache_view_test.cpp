@@ -1,0 +1,89 @@
+// Addressing of keys, values and queries.
+#include "quorum/core/kv_cache_view.hpp"
+
+#include <doctest/doctest.h>
+
+#include <vector>
+
+using namespace quorum;
+
+namespace {
+
+// The element a row starts with, in arrays that count upwards.
+template <class T>
+int64_t index_of(const std::byte* row, const std::vector<T>& array) {
+  return (row - reinterpret_cast<const std::byte*>(array.data())) / int64_t(sizeof(T));
+}
+
+}  // namespace
+
+TEST_CASE("NHD: [num_tokens][num_kv_heads][head_dim]") {
+  const std::vector<f16> keys(5 * 3 * 8), values(5 * 3 * 8);
+  const KvCacheView view = KvCacheView::nhd(keys.data(), values.data(), 5, 3, 8);
+  CHECK(view.type == ElementType::f16);
+  CHECK(view.num_tokens == 5);
+  for (int token = 0; token < 5; ++token)
+    for (int head = 0; head < 3; ++head) {
+      CHECK(index_of(view.key_row(token, head), keys) == (token * 3 + head) * 8);
+      CHECK(index_of(view.value_row(token, head), values) == (token * 3 + head) * 8);
+    }
+}
+
+TEST_CASE("HND: [num_kv_heads][capacity][head_dim], partly filled") {
+  const std::vector<float> keys(3 * 7 * 8), values(3 * 7 * 8);
+  const KvCacheView view = KvCacheView::hnd(keys.data(), values.data(), 5, 7, 8);
+  CHECK(view.type == ElementType::f32);
+  CHECK(view.num_tokens == 5);
+  for (int token = 0; token < 5; ++token)
+    for (int head = 0; head < 3; ++head) {
+      CHECK(index_of(view.key_row(token, head), keys) == (head * 7 + token) * 8);
+      CHECK(index_of(view.value_row(token, head), values) == (head * 7 + token) * 8);
+    }
+}
+
+TEST_CASE("free strides: keys and values interleaved, and a cache that runs backwards") {
+  const std::vector<bf16> block(4 * 2 * 2 * 8);  // [token][key or value][kv_head][head_dim]
+  const auto* base = reinterpret_cast<const std::byte*>(block.data());
+  const int64_t row = 16;
+  const KvCacheView view{base, base + 2 * row, ElementType::bf16, 4, 4 * row, row, 4 * row, row};
+  CHECK(index_of(view.key_row(3, 1), block) == ((3 * 2 + 0) * 2 + 1) * 8);
+  CHECK(index_of(view.value_row(3, 1), block) == ((3 * 2 + 1) * 2 + 1) * 8);
+  const KvCacheView backwards{base + 3 * 4 * row, base + 3 * 4 * row, ElementType::bf16, 4, -4 * row, row, -4 * row, row};
+  CHECK(index_of(backwards.key_row(0, 0), block) == 3 * 32);
+  CHECK(index_of(backwards.key_row(3, 1), block) == 8);
+}
+
+TEST_CASE("keys and values may have different strides") {
+  const std::vector<float> block(1000);
+  const auto* base = reinterpret_cast<const std::byte*>(block.data());
+  const KvCacheView view{base, base, ElementType::f32, 4, 64, 32, 400, 80};
+  CHECK(view.key_row(2, 1) - base == 160);
+  CHECK(view.value_row(2, 1) - base == 880);
+}
+
+TEST_CASE("the first tokens of a view") {
+  const std::vector<float> keys(5 * 8), values(5 * 8);
+  const KvCacheView view = KvCacheView::nhd(keys.data(), values.data(), 5, 1, 8);
+  CHECK(view.first(2).num_tokens == 2);
+  CHECK(view.first(2).key_row(1, 0) == view.key_row(1, 0));
+  CHECK(view.first(0).num_tokens == 0);
+}
+
+TEST_CASE("byte offsets beyond 2^31") {
+  const float element = 0.0f;
+  const auto* base = reinterpret_cast<const std::byte*>(&element);
+  const KvCacheView view{base, base, ElementType::f32, 1 << 20, 8192, 1024, 8192, 1024};
+  CHECK(reinterpret_cast<uintptr_t>(view.key_row((1 << 20) - 1, 7)) - reinterpret_cast<uintptr_t>(base) ==
+        uintptr_t((1 << 20) - 1) * 8192 + 7 * 1024);
+}
+
+TEST_CASE("queries: [num_rows][num_qo_heads][head_dim]") {
+  const std::vector<bf16> queries(3 * 4 * 8);
+  const QueryView view = QueryView::contiguous(queries.data(), 3, 4, 8);
+  CHECK(view.type == ElementType::bf16);
+  CHECK(view.num_rows == 3);
+  for (int row = 0; row < 3; ++row)
+    for (int head = 0; head < 4; ++head) CHECK(index_of(view.row(row, head), queries) == (row * 4 + head) * 8);
+  const QueryView strided{view.data, ElementType::bf16, 2, 160, 32};
+  CHECK(strided.row(1, 2) - view.data == 224);
+}

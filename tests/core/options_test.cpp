@@ -1,0 +1,99 @@
+// Options: defaults are valid, edges are where the messages say, and every message names member, rule and value.
+#include "quorum/core/options.hpp"
+
+#include <doctest/doctest.h>
+
+#include "tests/support/error_message.hpp"
+
+using namespace quorum;
+
+namespace {
+
+// Message of validating default options of a kind after a change.
+template <class Options, class Change>
+std::string error_after(Change&& change) {
+  Options options;
+  change(options);
+  return test::argument_error([&] { validate(options, "plan"); });
+}
+
+}  // namespace
+
+#define INDEX_ERROR(change) error_after<IndexOptions>([](IndexOptions& o) { change; })
+#define DECODE_ERROR(change) error_after<DecodeOptions>([](DecodeOptions& o) { change; })
+#define LIMITS_ERROR(change)                      \
+  error_after<DecodeLimits>([](DecodeLimits& o) { \
+    o.max_tokens = 1000;                          \
+    change;                                       \
+  })
+
+TEST_CASE("defaults are valid") {
+  CHECK(error_after<IndexOptions>([](auto&) {}) == "no error");
+  CHECK(error_after<DecodeOptions>([](auto&) {}) == "no error");
+  CHECK(LIMITS_ERROR() == "no error");
+}
+
+TEST_CASE("index options") {
+  CHECK(INDEX_ERROR(o.cluster_size = 0) == "plan: options.cluster_size must be 1 to 1024, got 0");
+  CHECK(INDEX_ERROR(o.cluster_size = 1025) == "plan: options.cluster_size must be 1 to 1024, got 1025");
+  CHECK(INDEX_ERROR(o.segment_tokens = 15) == "plan: options.segment_tokens must be cluster_size to 65536, got 15");
+  CHECK(INDEX_ERROR(o.segment_tokens = 65537) == "plan: options.segment_tokens must be cluster_size to 65536, got 65537");
+  CHECK(INDEX_ERROR(o.iterations = 0) == "plan: options.iterations must be 1 to 1000, got 0");
+  CHECK(INDEX_ERROR(o.iterations = 1001) == "plan: options.iterations must be 1 to 1000, got 1001");
+  CHECK(INDEX_ERROR(o.num_sink_tokens = -1).find("plan: options.num_sink_tokens must be ") == 0);
+  CHECK(INDEX_ERROR(o.window_tokens = -5).find("plan: options.window_tokens must be ") == 0);
+  CHECK(INDEX_ERROR(o.window_tokens = -5).find(", got -5") != std::string::npos);
+  CHECK(INDEX_ERROR(o.recluster_every = 0).find("plan: options.recluster_every must be ") == 0);
+  CHECK(INDEX_ERROR(o.metric_shrinkage = 0.0f) == "plan: options.metric_shrinkage must be in (0, 1], got 0");
+  CHECK(INDEX_ERROR(o.metric_shrinkage = 1.5f) == "plan: options.metric_shrinkage must be in (0, 1], got 1.5");
+  CHECK(INDEX_ERROR(o.metric_shrinkage = kNan) == "plan: options.metric_shrinkage must be in (0, 1], got nan");
+}
+
+TEST_CASE("index options on their edges are valid") {
+  CHECK(INDEX_ERROR(o.cluster_size = 1) == "no error");
+  CHECK(INDEX_ERROR(o.cluster_size = 1024) == "no error");
+  CHECK(INDEX_ERROR(o.segment_tokens = 16) == "no error");
+  CHECK(INDEX_ERROR(o.segment_tokens = 65536) == "no error");
+  CHECK(INDEX_ERROR(o.num_sink_tokens = 0) == "no error");
+  CHECK(INDEX_ERROR(o.recluster_every = 1) == "no error");
+  CHECK(INDEX_ERROR(o.metric_shrinkage = 1.0f) == "no error");
+}
+
+TEST_CASE("decode options") {
+  CHECK(DECODE_ERROR(o.target_ratio = 0.0f) == "plan: options.target_ratio must be in (0, 1], got 0");
+  CHECK(DECODE_ERROR(o.target_ratio = 1.01f) == "plan: options.target_ratio must be in (0, 1], got 1.01");
+  CHECK(DECODE_ERROR(o.target_ratio = kNan) == "plan: options.target_ratio must be in (0, 1], got nan");
+  CHECK(DECODE_ERROR(o.min_tokens = -1) == "plan: options.min_tokens must be at least 0, got -1");
+  CHECK(DECODE_ERROR(o.min_tokens = 9; o.max_tokens = 8) == "plan: options.max_tokens must be at least options.min_tokens, got 8");
+  CHECK(DECODE_ERROR(o.fixed_budget = -3) == "plan: options.fixed_budget must be at least 0, got -3");
+  CHECK(DECODE_ERROR(o.num_samples = 1) == "plan: options.num_samples must be 2 to 256, got 1");
+  CHECK(DECODE_ERROR(o.num_samples = 257) == "plan: options.num_samples must be 2 to 256, got 257");
+  CHECK(DECODE_ERROR(o.dense_below = -1) == "plan: options.dense_below must be at least 0, got -1");
+}
+
+TEST_CASE("certificate options") {
+  CHECK(DECODE_ERROR(o.certificate.confidence = 0.5f) == "plan: options.certificate.confidence must be in (0.5, 1), got 0.5");
+  CHECK(DECODE_ERROR(o.certificate.confidence = 1.0f) == "plan: options.certificate.confidence must be in (0.5, 1), got 1");
+  CHECK(DECODE_ERROR(o.certificate.confidence = kNan) == "plan: options.certificate.confidence must be in (0.5, 1), got nan");
+  CHECK(DECODE_ERROR(o.certificate.max_rounds = -1) == "plan: options.certificate.max_rounds must be 0 to 8, got -1");
+  CHECK(DECODE_ERROR(o.certificate.max_rounds = 9) == "plan: options.certificate.max_rounds must be 0 to 8, got 9");
+}
+
+TEST_CASE("decode options on their edges are valid") {
+  CHECK(DECODE_ERROR(o.target_ratio = 1.0f) == "no error");
+  CHECK(DECODE_ERROR(o.min_tokens = 8; o.max_tokens = 8) == "no error");
+  CHECK(DECODE_ERROR(o.num_samples = 2) == "no error");
+  CHECK(DECODE_ERROR(o.num_samples = 256) == "no error");
+  CHECK(DECODE_ERROR(o.dense_below = 0) == "no error");
+  CHECK(DECODE_ERROR(o.certificate.max_rounds = 0) == "no error");
+  CHECK(DECODE_ERROR(o.certificate.max_rounds = 8) == "no error");
+}
+
+TEST_CASE("decode limits") {
+  CHECK(LIMITS_ERROR(o.max_sequences = 0).find("plan: limits.max_sequences must be ") == 0);
+  CHECK(LIMITS_ERROR(o.max_tokens = 0).find("plan: limits.max_tokens must be ") == 0);
+  CHECK(LIMITS_ERROR(o.max_tokens = 0).find(", got 0") != std::string::npos);
+  CHECK(LIMITS_ERROR(o.max_clusters = -1).find("plan: limits.max_clusters must be ") == 0);
+  CHECK(LIMITS_ERROR(o.num_workers = 0) == "plan: limits.num_workers must be 1 to 1024, got 0");
+  CHECK(LIMITS_ERROR(o.num_workers = 1025) == "plan: limits.num_workers must be 1 to 1024, got 1025");
+}

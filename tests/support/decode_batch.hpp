@@ -1,0 +1,173 @@
+// A batch of sequences with caches, indexes and queries, and the calls and references that tests of decoding make of it.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "quorum/cpu/cluster_index.hpp"
+#include "quorum/cpu/decode.hpp"
+#include "tests/support/cache.hpp"
+#include "tests/support/near.hpp"
+#include "tests/support/random.hpp"
+
+namespace quorum::test {
+
+struct BatchSpec {
+  AttentionShape shape{4, 2, 64, 0.0f};
+  std::vector<int> lengths{1500};
+  ElementType type = ElementType::f16;
+  ElementType query_type = ElementType::f32;
+  Layout layout = Layout::nhd;
+  IndexOptions index;
+  int num_prompt_queries = 0;  // 0: the index is built without queries
+  uint64_t seed = 1;
+  float sharpness = 3.0f;
+  float key_noise = 0.3f;
+};
+
+// Output and lse lie between sentinels, so that a write outside of them, or none at all, shows.
+struct DecodeResult {
+  static constexpr float kSentinel = -12345.0f;
+  DecodeStatus status = DecodeStatus::ok;
+  std::vector<float> output, lse;
+  std::vector<HeadReport> reports;
+
+  DecodeResult(const AttentionShape& shape, int num_sequences)
+      : output(size_t(num_sequences * shape.num_qo_heads * shape.head_dim), kSentinel),
+        lse(size_t(num_sequences * shape.num_qo_heads), kSentinel),
+        reports(size_t(num_sequences * shape.num_qo_heads), untouched_report()) {}
+  static HeadReport untouched_report() {
+    HeadReport report;
+    report.tokens_read = report.rounds = -77;
+    return report;
+  }
+  AttentionOutput out() { return {output.data(), lse.data()}; }
+  bool untouched() const {
+    const auto is_sentinel = [](float x) { return x == kSentinel; };
+    return std::all_of(output.begin(), output.end(), is_sentinel) && std::all_of(lse.begin(), lse.end(), is_sentinel) &&
+           std::all_of(reports.begin(), reports.end(), [](const HeadReport& r) { return r.tokens_read == -77 && r.rounds == -77; });
+  }
+  // NaN equals NaN here: results are compared byte by byte.
+  bool same_bits(const DecodeResult& other) const {
+    return output.size() == other.output.size() && std::memcmp(output.data(), other.output.data(), output.size() * 4) == 0 &&
+           std::memcmp(lse.data(), other.lse.data(), lse.size() * 4) == 0;
+  }
+};
+
+struct SelectResult {
+  DecodeStatus status = DecodeStatus::ok;
+  std::vector<std::vector<int>> rows;  // [num_sequences * num_kv_heads]
+  std::vector<HeadReport> reports;
+};
+
+class Batch {
+ public:
+  explicit Batch(const BatchSpec& spec) : spec_(spec) {
+    const AttentionShape& shape = spec.shape;
+    std::vector<float> queries;
+    for (size_t s = 0; s < spec.lengths.size(); ++s) {
+      const int prompt = spec.num_prompt_queries;
+      const ClusteredData data = clustered_data({spec.lengths[s], shape.num_kv_heads, shape.num_qo_heads, shape.head_dim, 1 + prompt,
+                                                 spec.seed + 1000 * s, 24, spec.key_noise, 0.5f, spec.sharpness});
+      const CacheShape cache{spec.lengths[s], shape.num_kv_heads, shape.head_dim, spec.type, spec.layout};
+      caches_.push_back(std::make_unique<TestCache>(cache, data.keys, data.values));
+      const auto first = std::ptrdiff_t(shape.num_qo_heads * shape.head_dim);
+      queries.insert(queries.end(), data.queries.begin(), data.queries.begin() + first);
+      prompts_.emplace_back(data.queries.begin() + first, data.queries.end());
+    }
+    queries_ = std::make_unique<TestQueries>(spec.query_type, int(spec.lengths.size()), shape.num_qo_heads, shape.head_dim, queries);
+    build_indexes();
+  }
+
+  // Builds every index anew, after a change of the caches.
+  void build_indexes() {
+    const AttentionShape& shape = spec_.shape;
+    indexes_.clear();
+    SerialExecutor executor;
+    for (size_t s = 0; s < caches_.size(); ++s) {
+      indexes_.push_back(std::make_unique<ClusterIndex>(shape, spec_.index));
+      const QueryView prompt = QueryView::contiguous(prompts_[s].data(), spec_.num_prompt_queries, shape.num_qo_heads, shape.head_dim);
+      indexes_[s]->build(caches_[s]->view(), spec_.num_prompt_queries > 0 ? &prompt : nullptr, executor);
+    }
+  }
+
+  const BatchSpec& spec() const { return spec_; }
+  const AttentionShape& shape() const { return spec_.shape; }
+  int num_sequences() const { return int(caches_.size()); }
+  TestCache& cache(int sequence) { return *caches_[size_t(sequence)]; }
+  TestQueries& queries() { return *queries_; }
+  ClusterIndex& index(int sequence) { return *indexes_[size_t(sequence)]; }
+
+  std::vector<SequenceView> sequences() const {
+    std::vector<SequenceView> out;
+    for (size_t s = 0; s < caches_.size(); ++s) out.push_back({caches_[s]->view(), &indexes_[s]->view()});
+    return out;
+  }
+  DecodeLimits limits(int num_workers = 1) const {
+    return {num_sequences(), std::max(1, *std::max_element(spec_.lengths.begin(), spec_.lengths.end())), 0, num_workers};
+  }
+
+  DecodeResult decode(const DecodeOptions& options, Executor& executor) const {
+    Decoder decoder(spec_.shape, options, limits(executor.num_workers()));
+    DecodeResult result(spec_.shape, num_sequences());
+    result.status = decoder.decode(queries_->view(), sequences(), result.out(), result.reports, executor);
+    return result;
+  }
+  DecodeResult decode(const DecodeOptions& options) const {
+    SerialExecutor executor;
+    return decode(options, executor);
+  }
+  DecodeResult dense(Executor& executor) const {
+    DecodeResult result(spec_.shape, num_sequences());
+    std::vector<KvCacheView> views;
+    for (const auto& cache : caches_) views.push_back(cache->view());
+    dense_attention(spec_.shape, queries_->view(), views, result.out(), executor);
+    return result;
+  }
+  SelectResult select(const DecodeOptions& options, Executor& executor) const {
+    Decoder decoder(spec_.shape, options, limits(executor.num_workers()));
+    const size_t rows = size_t(num_sequences() * spec_.shape.num_kv_heads);
+    const int64_t capacity = limits().max_tokens;
+    std::vector<int32_t> tokens(rows * size_t(capacity), -2), counts(rows, -2);
+    SelectResult result;
+    result.reports.resize(size_t(num_sequences() * spec_.shape.num_qo_heads));
+    result.status = decoder.select(queries_->view(), sequences(), {tokens.data(), counts.data(), capacity}, result.reports, executor);
+    for (size_t r = 0; r < rows; ++r) {
+      const auto begin = tokens.begin() + std::ptrdiff_t(r) * std::ptrdiff_t(capacity);
+      result.rows.emplace_back(begin, begin + counts[r]);
+    }
+    return result;
+  }
+  SelectResult select(const DecodeOptions& options) const {
+    SerialExecutor executor;
+    return select(options, executor);
+  }
+
+  // What the reference says of one query head.
+  reference::Attention attention(int sequence, int qo_head, const std::vector<int>& tokens) const {
+    const TestCache& cache = *caches_[size_t(sequence)];
+    const int kv_head = qo_head / (spec_.shape.num_qo_heads / spec_.shape.num_kv_heads);
+    return reference::attention(queries_->get(sequence, qo_head).data(), cache.keys(kv_head), cache.values(kv_head), scale(), tokens);
+  }
+  reference::Attention attention(int sequence, int qo_head) const {
+    return attention(sequence, qo_head, reference::all_tokens(caches_[size_t(sequence)]->shape().num_tokens));
+  }
+  double attained_ratio(int sequence, int qo_head, const std::vector<int>& tokens) const {
+    const int kv_head = qo_head / (spec_.shape.num_qo_heads / spec_.shape.num_kv_heads);
+    return reference::attained_ratio(queries_->get(sequence, qo_head).data(), caches_[size_t(sequence)]->keys(kv_head), scale(), tokens);
+  }
+
+ private:
+  double scale() const {
+    return spec_.shape.sm_scale != 0.0f ? double(spec_.shape.sm_scale) : 1.0 / std::sqrt(double(spec_.shape.head_dim));
+  }
+
+  BatchSpec spec_;
+  std::vector<std::unique_ptr<TestCache>> caches_;
+  std::vector<std::vector<float>> prompts_;
+  std::unique_ptr<TestQueries> queries_;
+  std::vector<std::unique_ptr<ClusterIndex>> indexes_;
+};
+
+}  // namespace quorum::test
