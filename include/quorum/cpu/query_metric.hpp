@@ -1,8 +1,11 @@
 // Coordinates in which queries are white and every coordinate is alike (algorithm.md eq. 3 and 4). Building only: uses Eigen.
 #pragma once
 
-#include <Eigen/Dense>
 #include <cmath>
+
+#include "quorum/cpu/simd/vector.hpp"  // before Eigen: it silences warnings in the compiler's own intrinsics
+
+#include <Eigen/Dense>
 
 #include "quorum/core/cluster_index_view.hpp"
 #include "quorum/core/random.hpp"

@@ -10,14 +10,23 @@
 #include "quorum/core/config.hpp"
 #include "quorum/core/element.hpp"
 
-#if !defined(QUORUM_SCALAR)
-#include <xsimd/xsimd.hpp>
+// GCC 12 warns about the undefined operands inside its own AVX-512 intrinsics (GCC bug 105593); the warning belongs to their lines.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 #if defined(__ARM_NEON) && defined(__aarch64__)
 #include <arm_neon.h>
+#endif
+#if !defined(QUORUM_SCALAR)
+#include <xsimd/xsimd.hpp>
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
 #endif
 
 namespace quorum::simd {
