@@ -15,7 +15,8 @@ TEST_CASE("quantiles of the standard normal distribution") {
   // Tables: NIST/SEMATECH e-Handbook, and the usual one-sided values.
   const double table[][2] = {{0.5, 0.0},         {0.6, 0.2533471},  {0.75, 0.6744898},  {0.9, 1.2815516},    {0.95, 1.6448536},
                              {0.975, 1.9599640}, {0.99, 2.3263479}, {0.999, 3.0902323}, {0.9999, 3.7190165}, {0.99999, 4.2648908}};
-  for (const auto& [confidence, quantile] : table) {
+  for (const auto& row : table) {
+    const double confidence = row[0], quantile = row[1];
     CAPTURE(confidence);
     // Rounding of the confidence to float, by the density at the quantile, and of the quantile.
     const double tolerance = 6e-8 / (0.3989423 * std::exp(-quantile * quantile / 2.0)) + 4e-7;
