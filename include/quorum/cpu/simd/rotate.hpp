@@ -30,7 +30,8 @@ inline void hadamard(float* x, int n) {
 }
 
 // x = rotation(signs * x), orthogonal, in place. For dimensions that are no power of two, two transforms of the largest power of two
-// overlap: first over the front, then over the back.
+// overlap: first over the front, then, with the signs once more but shifted, over the back. Without signs in between, the second
+// transform would undo the first where they overlap.
 inline void rotate(float* x, const float* signs, int head_dim) {
   int power = 8;
   while (2 * power <= head_dim) power *= 2;
@@ -39,7 +40,7 @@ inline void rotate(float* x, const float* signs, int head_dim) {
   hadamard(x, power);
   if (power == head_dim) return;
   float* back = x + head_dim - power;
-  for (int c = 0; c < power; ++c) back[c] *= norm;
+  for (int c = 0; c < power; ++c) back[c] *= norm * signs[c];
   hadamard(back, power);
 }
 
