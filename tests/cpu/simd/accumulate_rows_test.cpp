@@ -1,0 +1,107 @@
+// Weighted sums of rows against double precision: every tail of head_dim, rows and heads, every element type.
+#include "quorum/cpu/simd/accumulate_rows.hpp"
+
+#include <doctest/doctest.h>
+
+#include <vector>
+
+#include "tests/support/near.hpp"
+#include "tests/support/random.hpp"
+
+using namespace quorum;
+using simd::kTileRows;
+
+namespace {
+
+constexpr int kHeadDims[] = {8, 16, 24, 64, 72, 80, 96, 128, 192, 256, 512};
+constexpr int kRowCounts[] = {0, 1, 3, 4, 5, 31, 32};
+constexpr float kUntouched = -777.0f;
+
+template <class T>
+T convert(double x) {
+  if constexpr (std::is_same_v<T, int8_t>)
+    return int8_t(std::lround(x * 40.0));
+  else
+    return from_float<T>(float(x));
+}
+double value_of(int8_t x) { return double(x); }
+template <class T>
+double value_of(T x) {
+  return double(to_float(x));
+}
+// What lies between rows: NaN, or a byte that would show.
+template <class T>
+T between_rows() {
+  if constexpr (std::is_same_v<T, int8_t>)
+    return int8_t(127);
+  else
+    return from_float<T>(kNan);
+}
+
+// Largest error in units of the rounding of a sum of num_rows products; infinite if anything beyond the accumulators' padding was
+// written. Accumulators start at random values.
+template <class T, int G>
+double accumulate_error(int head_dim, int num_rows, uint64_t seed) {
+  test::Random random(seed);
+  const int stride = int(round_up(head_dim, kRowAlignment)), weight_stride = kTileRows + 1;
+  std::vector<T> block(size_t(kTileRows * (head_dim + 5)), between_rows<T>());
+  const std::byte* rows[kTileRows];
+  std::vector<const T*> starts;
+  for (int r = 0; r < num_rows; ++r) {
+    T* row = block.data() + ((r * 5 + 1) % kTileRows) * (head_dim + 5);
+    for (int c = 0; c < head_dim; ++c) row[c] = convert<T>(random.gaussian());
+    rows[r] = reinterpret_cast<const std::byte*>(row);
+    starts.push_back(row);
+  }
+  std::vector<float> weights(size_t(G * weight_stride), kNan), out(size_t(G * stride) + 16, kUntouched);
+  for (int g = 0; g < G; ++g) {
+    for (int r = 0; r < num_rows; ++r) weights[size_t(g * weight_stride + r)] = float(random.uniform());
+    for (int c = 0; c < head_dim; ++c) out[size_t(g * stride + c)] = float(random.gaussian());
+  }
+  const std::vector<float> before = out;
+  simd::accumulate_tile<T, G>({rows, rows, num_rows, num_rows, head_dim}, weights.data(), weight_stride, out.data(), stride);
+  for (size_t i = size_t(G * stride); i < out.size(); ++i)
+    if (out[i] != kUntouched) return double(kInfinity);
+  double worst = 0.0;
+  for (int g = 0; g < G; ++g)
+    for (int c = 0; c < head_dim; ++c) {
+      double want = double(before[size_t(g * stride + c)]), size = std::fabs(want);
+      for (int r = 0; r < num_rows; ++r) {
+        const double product = double(weights[size_t(g * weight_stride + r)]) * value_of(starts[size_t(r)][c]);
+        want += product;
+        size += std::fabs(product);
+      }
+      const double error = std::fabs(double(out[size_t(g * stride + c)]) - want) / (0x1p-24 * (num_rows + 2.0) * size);
+      if (!(error <= worst)) worst = std::isnan(error) ? double(kInfinity) : error;
+    }
+  return worst;
+}
+
+template <class T>
+double worst_over_heads(int head_dim, int num_rows, uint64_t seed) {
+  return std::max(std::max(accumulate_error<T, 1>(head_dim, num_rows, seed), accumulate_error<T, 2>(head_dim, num_rows, seed)),
+                  std::max(accumulate_error<T, 3>(head_dim, num_rows, seed), accumulate_error<T, 4>(head_dim, num_rows, seed)));
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("weighted sums are added to what was there", T, float, f16, bf16, int8_t) {
+  for (const int head_dim : kHeadDims)
+    for (const int num_rows : kRowCounts) {
+      const uint64_t seed = uint64_t(head_dim * 100 + num_rows);
+      CAPTURE(head_dim);
+      CAPTURE(num_rows);
+      CAPTURE(seed);
+      CHECK(worst_over_heads<T>(head_dim, num_rows, seed) <= 1.0);
+    }
+}
+
+TEST_CASE("a NaN value poisons its own column alone, whatever its weight") {
+  const int d = 24;
+  std::vector<float> row(d, 1.0f), out(32, 0.0f);
+  row[17] = kNan;
+  const std::byte* rows[1] = {reinterpret_cast<const std::byte*>(row.data())};
+  const float weight = 0.0f;
+  simd::accumulate_tile<float, 1>({rows, nullptr, 1, 0, d}, &weight, 1, out.data(), 32);
+  for (int c = 0; c < d; ++c) CHECK(std::isnan(out[size_t(c)]) == (c == 17));
+}

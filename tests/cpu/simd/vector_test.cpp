@@ -1,0 +1,140 @@
+// Loads of every element type, and the exponential against double precision.
+#include "quorum/cpu/simd/vector.hpp"
+
+#include <doctest/doctest.h>
+
+#include <vector>
+
+#include "tests/support/near.hpp"
+#include "tests/support/random.hpp"
+
+using namespace quorum;
+using simd::kVectorSize;
+using simd::Vector;
+
+namespace {
+
+std::vector<float> lanes_of(Vector v) {
+  std::vector<float> lanes(kVectorSize);
+  simd::store(lanes.data(), v);
+  return lanes;
+}
+
+std::vector<float> exponential_of(const std::vector<float>& x) {
+  std::vector<float> out;
+  for (size_t i = 0; i < x.size(); i += kVectorSize) {
+    float lanes[kVectorSize] = {};
+    for (size_t lane = 0; lane < kVectorSize && i + lane < x.size(); ++lane) lanes[lane] = x[i + lane];
+    for (const float y : lanes_of(simd::exponential(simd::load(lanes)))) out.push_back(y);
+  }
+  out.resize(x.size());
+  return out;
+}
+
+bool same(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+// Every pattern of a 16-bit type through whole and partial loads, at odd offsets.
+template <class T>
+int wrong_loads() {
+  int wrong = 0;
+  for (int first = 0; first < 65536; first += kVectorSize) {
+    T elements[kVectorSize + 1];  // one further, so that the loads are unaligned
+    for (int i = 0; i < kVectorSize; ++i) elements[i + 1] = T{uint16_t(first + i)};
+    const auto lanes = lanes_of(simd::load_as_float(elements + 1));
+    for (int i = 0; i < kVectorSize; ++i) wrong += !same(lanes[size_t(i)], to_float(elements[i + 1]));
+  }
+  return wrong;
+}
+
+// A partial load from the very end of an array; the sanitizers see a read beyond it.
+template <class T>
+int wrong_partial_loads(T one) {
+  int wrong = 0;
+  for (int count = 0; count < kVectorSize; ++count) {
+    const std::vector<T> elements(size_t(count), one);
+    const auto lanes = lanes_of(simd::load_partial(elements.data(), count));
+    for (int i = 0; i < kVectorSize; ++i) wrong += lanes[size_t(i)] != (i < count ? 1.0f : 0.0f);
+  }
+  return wrong;
+}
+
+}  // namespace
+
+TEST_CASE("whole loads") {
+  CHECK(wrong_loads<f16>() == 0);
+  CHECK(wrong_loads<bf16>() == 0);
+  int8_t bytes[256 + kVectorSize];
+  for (int i = 0; i < 256 + kVectorSize; ++i) bytes[i] = int8_t(i - 128);
+  int wrong = 0;
+  for (int first = 0; first < 256; ++first) {
+    const auto lanes = lanes_of(simd::load_as_float(bytes + first));
+    for (int i = 0; i < kVectorSize; ++i) wrong += lanes[size_t(i)] != float(bytes[first + i]);
+  }
+  CHECK(wrong == 0);
+  const std::vector<float> floats = test::gaussian_floats(kVectorSize + 1, 1);
+  CHECK(lanes_of(simd::load_as_float(floats.data() + 1)) == std::vector<float>(floats.begin() + 1, floats.end()));
+}
+
+TEST_CASE("partial loads fill up with zeros and read nothing beyond") {
+  CHECK(wrong_partial_loads(1.0f) == 0);
+  CHECK(wrong_partial_loads(from_float<f16>(1.0f)) == 0);
+  CHECK(wrong_partial_loads(from_float<bf16>(1.0f)) == 0);
+  CHECK(wrong_partial_loads(int8_t(1)) == 0);
+}
+
+TEST_CASE("arithmetic") {
+  const auto a = test::gaussian_floats(kVectorSize, 2), b = test::gaussian_floats(kVectorSize, 3),
+             c = test::gaussian_floats(kVectorSize, 4);
+  const Vector va = simd::load(a.data()), vb = simd::load(b.data()), vc = simd::load(c.data());
+  const auto fused = lanes_of(simd::multiply_add(va, vb, vc)), larger = lanes_of(simd::maximum(va, vb));
+  double sum = 0.0, size = 0.0;
+  for (size_t i = 0; i < kVectorSize; ++i) {
+    CHECK(test::near(fused[i], double(a[i]) * double(b[i]) + double(c[i]), 4e-7));
+    CHECK(larger[i] == std::max(a[i], b[i]));
+    sum += double(a[i]);
+    size += std::fabs(double(a[i]));
+  }
+  CHECK(test::near(simd::reduce_add(va), sum, size * 5 * 0x1p-24));
+  CHECK(lanes_of(Vector(2.5f)) == std::vector<float>(kVectorSize, 2.5f));
+}
+
+TEST_CASE("maximum gives the second operand if either is NaN") {
+  CHECK(lanes_of(simd::maximum(Vector(kNan), Vector(1.0f)))[0] == 1.0f);
+  CHECK(std::isnan(lanes_of(simd::maximum(Vector(1.0f), Vector(kNan)))[0]));
+  CHECK(lanes_of(simd::maximum(Vector(-kInfinity), Vector(-3.0f)))[0] == -3.0f);
+}
+
+TEST_CASE("exponential: relative error below 3e-7 on [-87, 88], 1 at 0, ascending") {
+  std::vector<float> x;
+  for (int i = 0; i <= 1'750'000; ++i) x.push_back(-87.0f + float(i) * 1e-4f);
+  x.back() = 88.0f;
+  const auto y = exponential_of(x);
+  double worst = 0.0;
+  float worst_at = 0.0f;
+  int descents = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double want = std::exp(double(x[i])), error = std::fabs(double(y[i]) / want - 1.0);
+    if (!(error <= worst)) {
+      worst = error;
+      worst_at = x[i];
+    }
+    if (i > 0) descents += y[i] < y[i - 1] * (1.0f - 1e-6f);
+  }
+  CAPTURE(worst);
+  CAPTURE(worst_at);
+  CHECK(worst < 3e-7);
+  CHECK(descents == 0);
+  CHECK(exponential_of({0.0f, -0.0f}) == std::vector<float>{1.0f, 1.0f});
+}
+
+TEST_CASE("exponential: 0 below -87, NaN stays NaN, neighbours undisturbed") {
+  const auto y = exponential_of({-87.001f, -88.0f, -104.0f, -1e10f, -kInfinity, kNan, 1.0f, -3.4e38f});
+  for (const size_t i : {0, 1, 2, 3, 4, 7}) CHECK(y[i] == 0.0f);
+  CHECK(std::isnan(y[5]));
+  CHECK(test::near(y[6], std::exp(1.0), 1e-6));
+}
+
+TEST_CASE("prefetch of any address does nothing") {
+  simd::prefetch(nullptr);
+  simd::prefetch(reinterpret_cast<const void*>(uintptr_t(1) << 40));
+}
