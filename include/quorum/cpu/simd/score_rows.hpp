@@ -74,7 +74,8 @@ void score_tile(const RowTile& tile, const float* queries, int query_stride, flo
       Vector keys[kRowBlock];
       for (int r = 0; r < kRowBlock; ++r) keys[r] = load_row(reinterpret_cast<const T*>(rows[r]) + c);
       for (int g = 0; g < G; ++g) {
-        const Vector query = load(queries + int64_t(g) * query_stride + c);
+        Vector query = load(queries + int64_t(g) * query_stride + c);
+        keep_in_register(query);
         for (int r = 0; r < kRowBlock; ++r) sums[r * G + g] = multiply_add(keys[r], query, sums[r * G + g]);
       }
     };
