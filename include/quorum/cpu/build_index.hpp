@@ -1,6 +1,10 @@
 // From keys and values of a run of tokens to a segment: coordinates, k-means, and the bytes that decoding reads. Uses Eigen.
 #pragma once
 
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -199,6 +203,22 @@ inline std::vector<std::shared_ptr<Segment>> empty_segments(const BuildInput& in
   return segments;
 }
 
+// Keeps Eigen on the calling thread for its lifetime: built with OpenMP it would otherwise start threads inside every worker.
+class SerialEigen {
+ public:
+#if defined(_OPENMP)
+  SerialEigen() : num_threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~SerialEigen() { omp_set_num_threads(num_threads_); }
+  SerialEigen(const SerialEigen&) = delete;
+  SerialEigen& operator=(const SerialEigen&) = delete;
+
+ private:
+  int num_threads_;
+#else
+  SerialEigen() {}  // not trivial, so that an unused variable is no warning
+#endif
+};
+
 // Runs task(segment, kv_head) for all pairs on the executor; the first exception of any of them is thrown here, after all have ended.
 template <class Task>
 void for_each_head_segment(Executor& executor, int num_segments, int num_kv_heads, Task&& task) {
@@ -206,6 +226,7 @@ void for_each_head_segment(Executor& executor, int num_segments, int num_kv_head
   std::mutex mutex;
   for_each_task(executor, num_segments * num_kv_heads, [&](int i) {
     try {
+      const SerialEigen serial;
       task(i / num_kv_heads, i % num_kv_heads);
     } catch (...) {
       std::lock_guard lock(mutex);
