@@ -69,7 +69,7 @@ QUORUM_ALWAYS_INLINE Vector maximum(Vector a, Vector b) {
 }
 QUORUM_ALWAYS_INLINE float reduce_add(Vector v) { return (v.lane[0] + v.lane[1]) + (v.lane[2] + v.lane[3]); }
 QUORUM_ALWAYS_INLINE Vector exponential(Vector x) {
-  return Vector::apply([&](int i) { return x.lane[i] > -87.0f ? std::exp(x.lane[i]) : x.lane[i] != x.lane[i] ? x.lane[i] : 0.0f; });
+  return Vector::apply([&](int i) { return x.lane[i] >= -87.0f ? std::exp(x.lane[i]) : x.lane[i] != x.lane[i] ? x.lane[i] : 0.0f; });
 }
 
 #else
