@@ -166,51 +166,70 @@ inline FrontierRow meet(std::vector<std::pair<double, double>> points, double er
 
 }  // namespace detail
 
-// One row per trace (or per family of traces), rule and parameter.
+// One row per trace (or per family of traces), rule and parameter; rows of a rule follow one another.
 inline std::vector<Row> make_rows(const std::vector<Record>& records, bool by_family) {
   std::vector<Row> rows;
   for (const auto& group : detail::group_records(records, by_family)) {
     rows.push_back(detail::make_row(group, by_family ? trace_family(group.front()->trace) : group.front()->trace));
   }
+  std::map<std::string, size_t> trace_place, rule_place;
+  for (const Row& row : rows) {
+    trace_place.emplace(row.traces, trace_place.size());
+    rule_place.emplace(row.rule, rule_place.size());
+  }
+  std::stable_sort(rows.begin(), rows.end(), [&](const Row& a, const Row& b) {
+    return std::pair(trace_place[a.traces], rule_place[a.rule]) < std::pair(trace_place[b.traces], rule_place[b.rule]);
+  });
   return rows;
 }
 
-// One row per family of traces, rule and error. Rules whose sets are each head's own have no bytes to compare and are left out.
-inline std::vector<FrontierRow> make_frontier(const std::vector<Record>& records) {
+namespace detail {
+
+// The points of one rule on one family of traces, seed by seed.
+struct Curve {
+  std::string traces, rule;
+  std::map<int, std::vector<std::pair<double, double>>> points;  // seed -> (share, mean error) of each parameter
+};
+
+inline std::vector<Curve> make_curves(const std::vector<Record>& records) {
+  std::vector<Curve> curves;
   std::map<std::pair<std::string, std::string>, size_t> place;
-  std::vector<std::vector<Row>> curves;  // [family and rule][parameter and seed]
-  std::vector<std::vector<int>> seeds;
-  for (const auto& group : detail::group_records(records, true)) {
-    if (group.front()->rule.find("_own") != std::string::npos) continue;
-    const std::pair key{trace_family(group.front()->trace), group.front()->rule};
-    const auto [it, is_new] = place.emplace(key, curves.size());
-    if (is_new) curves.emplace_back(), seeds.emplace_back();
-    for (const int seed : detail::seeds_of(group)) {
-      std::vector<const Record*> one;
-      std::copy_if(group.begin(), group.end(), std::back_inserter(one), [&](const Record* r) { return r->seed == seed; });
-      curves[it->second].push_back(detail::make_row(one, key.first));
-      seeds[it->second].push_back(seed);
+  for (const auto& group : group_records(records, true)) {
+    const std::string& rule = group.front()->rule;
+    if (rule.find("_own") != std::string::npos) continue;
+    const std::string family = trace_family(group.front()->trace);
+    const auto [it, is_new] = place.emplace(std::pair(family, rule), curves.size());
+    if (is_new) curves.push_back({family, rule, {}});
+    for (const int seed : seeds_of(group)) {
+      const auto share = pool(
+          group, seed, [](const Record& r) -> const auto& { return r.share; });
+      const auto error = pool(
+          group, seed, [](const Record& r) -> const auto& { return r.quality.error; });
+      curves[it->second].points[seed].emplace_back(mean_of(share), mean_of(error));
     }
   }
+  return curves;
+}
+
+}  // namespace detail
+
+// One row per family of traces, rule and error. Rules whose sets are each head's own have no bytes to compare and are left out.
+inline std::vector<FrontierRow> make_frontier(const std::vector<Record>& records) {
   std::vector<FrontierRow> frontier;
-  for (size_t c = 0; c < curves.size(); ++c) {
+  for (const detail::Curve& curve : detail::make_curves(records)) {
     for (const double error : kFrontierErrors) {
-      std::vector<double> shares;
       FrontierRow row;
+      std::vector<double> shares;
       bool reached = true;
-      std::map<int, std::vector<std::pair<double, double>>> points;
-      for (size_t i = 0; i < curves[c].size(); ++i) {
-        points[seeds[c][i]].emplace_back(curves[c][i].share.mean, curves[c][i].error_mean.mean);
-      }
-      for (auto& [seed, curve] : points) {
-        row = detail::meet(std::move(curve), error);
-        if (row.share) shares.push_back(row.share->mean);
+      for (const auto& [seed, points] : curve.points) {
+        row = detail::meet(points, error);
         reached = reached && row.share.has_value();
+        if (row.share) shares.push_back(row.share->mean);
       }
       row.share = reached ? std::optional(over_seeds(shares)) : std::nullopt;
-      row.traces = curves[c].front().traces;
-      row.rule = curves[c].front().rule;
-      frontier.push_back(row);
+      row.traces = curve.traces;
+      row.rule = curve.rule;
+      frontier.push_back(std::move(row));
     }
   }
   return frontier;

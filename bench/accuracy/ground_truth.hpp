@@ -1,6 +1,12 @@
 // What one KV head of a trace attends to, exactly, and how far any choice of tokens is from it.
 #pragma once
 
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
+// GCC bug 105593: false alarms inside its own AVX-512 intrinsics, wherever Eigen is inlined; so for the rest of the program's file.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
 #include <Eigen/Dense>
 #include <cmath>
 #include <cstdint>

@@ -1,8 +1,4 @@
 // accuracy: how much each rule reads, what share of the attention weight it attains, and how wrong its output is, on recorded traces.
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC bug 105593: false alarms inside its own AVX-512 intrinsics
-#endif
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

@@ -18,8 +18,8 @@ namespace accuracy {
 inline constexpr const char* kAccounting =
     "Indexed: tokens [4, n - queries); everything else a query sees is always read. tokens: indexed tokens read. bytes_share: keys and "
     "values read (4 head_dim bytes a token, f16) and the rule's index, over dense attention's n 4 head_dim; one set per GQA group. "
-    "error: |output - dense| / |dense|. Rules named *_own give every query head its own set, and count its tokens. Intervals: least and "
-    "largest over seeds.";
+    "error: |output - dense| / |dense|. Rules with _own in their name give every query head its own set and count its tokens (with a "
+    "certificate a sampled key counts as half a token). Intervals: least and largest over seeds.";
 
 namespace detail {
 
