@@ -1,9 +1,9 @@
 #include "measure.hpp"
 
-#include <unistd.h>
-
 #include <chrono>
 #include <cmath>
+
+#include "bench/support/cold_caches.hpp"
 
 namespace decode_trace {
 namespace {
@@ -16,33 +16,6 @@ double milliseconds_of(auto&& work) {
   work();
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
-
-// Reads more memory than the caches hold, on every worker, so that the next step finds keys, values and index in memory only.
-class CacheCleaner {
- public:
-  CacheCleaner() {
-    int64_t last_level = 0;
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-    last_level = sysconf(_SC_LEVEL3_CACHE_SIZE);
-#endif
-    block_.assign(static_cast<size_t>(std::clamp<int64_t>(2 * last_level, 64 << 20, 512 << 20)), 1);
-  }
-  void clean(quorum::Executor& executor) {
-    executor.run(
-        [](void* context, int worker, int num_workers) {
-          auto& self = *static_cast<CacheCleaner*>(context);
-          const size_t part = self.block_.size() / static_cast<size_t>(num_workers), first = part * static_cast<size_t>(worker);
-          unsigned sum = 0;
-          for (size_t i = first; i < first + part; i += 64) sum += self.block_[i];
-          self.sum_.fetch_add(sum);
-        },
-        this);
-  }
-
- private:
-  std::vector<unsigned char> block_;
-  std::atomic<unsigned> sum_{0};
-};
 
 double relative_error(const float* output, const float* truth, int head_dim) {
   double difference = 0.0, norm = 0.0;
@@ -113,9 +86,9 @@ class Bench {
     row.data += query * row.row_stride;
     row.num_rows = 1;
     const quorum::SequenceView sequence{kv, &index_.view()};
-    cleaner_.clean(executor_);
+    cold_caches_.clean(executor_);
     run.dense_ms.push_back(milliseconds_of([&] { quorum::dense_attention(shape_, row, {&kv, 1}, dense_.view(), executor_); }));
-    cleaner_.clean(executor_);
+    cold_caches_.clean(executor_);
     quorum::DecodeStatus status = quorum::DecodeStatus::ok;
     run.sparse_ms.push_back(milliseconds_of([&] { status = decoder.decode(row, {&sequence, 1}, sparse_.view(), reports_, executor_); }));
     const quorum::SelectionOutput selection{tokens_.data(), counts_.data(), trace_.num_tokens};
@@ -149,7 +122,7 @@ class Bench {
   StepResult dense_, sparse_, chosen_;
   std::vector<quorum::HeadReport> reports_;
   std::vector<int32_t> tokens_, counts_;
-  CacheCleaner cleaner_;
+  quorum::bench::ColdCaches cold_caches_;
 };
 
 }  // namespace

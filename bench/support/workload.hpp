@@ -1,0 +1,148 @@
+// What the benchmarks decode: a recorded trace, or keys from a generator with clusters.
+#pragma once
+
+#include <sys/mman.h>
+
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "quorum/io/trace.hpp"
+#include "quorum/quorum.hpp"
+
+namespace quorum::bench {
+
+// Zeroed memory on huge pages where the system grants them, touched before use: a first touch costs more than a read.
+class HugeBlock {
+ public:
+  explicit HugeBlock(size_t bytes) : bytes_(bytes) {
+    data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data_ == MAP_FAILED) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+    std::memset(data_, 0, bytes);
+  }
+  ~HugeBlock() { munmap(data_, bytes_); }
+  HugeBlock(const HugeBlock&) = delete;
+  HugeBlock& operator=(const HugeBlock&) = delete;
+
+  template <class T>
+  T* as() {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_;
+  size_t bytes_;
+};
+
+// One layer of one sequence and the queries to decode; query i sees the first visible_tokens[i] tokens.
+struct Workload {
+  std::string name;
+  AttentionShape shape;
+  KvCacheView kv;
+  QueryView queries;
+  std::vector<int> visible_tokens;
+  std::optional<QueryView> prompt_queries;
+  int indexed_tokens = 0;  // the index is built on the first ones
+
+  std::vector<std::shared_ptr<void>> memory;  // keeps the views alive
+
+  QueryView query(int i) const {
+    QueryView row = queries;
+    row.data += i * row.row_stride;
+    row.num_rows = 1;
+    return row;
+  }
+  KvCacheView visible(int i) const { return kv.first(visible_tokens[size_t(i)]); }
+};
+
+// A trace, its keys and values copied to huge pages as an engine would hold them.
+inline Workload trace_workload(const std::string& name, const std::string& path) {
+  auto trace = std::make_shared<io::Trace>(io::Trace::open(path));
+  Workload workload;
+  workload.name = name;
+  workload.shape = {trace->num_qo_heads, trace->num_kv_heads, trace->head_dim, trace->sm_scale};
+  const KvCacheView recorded = trace->kv_cache();
+  const size_t bytes = size_t(trace->num_tokens) * size_t(recorded.key_token_stride);
+  auto keys = std::make_shared<HugeBlock>(bytes), values = std::make_shared<HugeBlock>(bytes);
+  std::memcpy(keys->as<std::byte>(), recorded.keys, bytes);
+  std::memcpy(values->as<std::byte>(), recorded.values, bytes);
+  workload.kv = recorded;
+  workload.kv.keys = keys->as<std::byte>();
+  workload.kv.values = values->as<std::byte>();
+  workload.queries = trace->query_view();
+  for (const int position : trace->query_positions) workload.visible_tokens.push_back(position + 1);
+  if (trace->num_prompt_queries > 0) workload.prompt_queries = trace->prompt_query_view();
+  workload.indexed_tokens = trace->num_tokens - trace->num_queries;
+  workload.memory = {trace, keys, values};
+  return workload;
+}
+
+// Keys of a Gaussian mixture: topics of 32 tokens on average, of uneven size.
+//
+// A score is alpha * (topic part) + beta * (own part), both standard normal, so that scores have a deviation of 3.3 nat, 85 % of the
+// variance between topics: 2 % of the tokens then hold 90 % of a head's weight. Heads of a group share half of their query.
+struct ClusteredOptions {
+  int num_tokens = 0;
+  int num_kv_heads = 8;
+  int group_size = 4;
+  int head_dim = 128;
+  bool head_major = true;  // HND, else NHD
+  int num_queries = 16;
+  uint64_t seed = 1;
+};
+
+inline Workload clustered_workload(const std::string& name, const ClusteredOptions& options) {
+  constexpr float kTopicPart = 2.8f, kOwnPart = 1.7f, kShared = 0.70710678f;
+  const int n = options.num_tokens, heads = options.num_kv_heads, d = options.head_dim, topics = std::max(1, n / 32);
+  const size_t elements = size_t(n) * size_t(heads) * size_t(d);
+  auto keys = std::make_shared<HugeBlock>(elements * 2), values = std::make_shared<HugeBlock>(elements * 2);
+  std::mt19937_64 random(options.seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> noise(1 << 20);  // drawn once, read from random offsets: a normal per element would take minutes
+  for (float& x : noise) x = normal(random);
+  const auto noise_row = [&] { return noise.data() + random() % (noise.size() - size_t(d)); };
+  std::vector<double> size(static_cast<size_t>(topics));
+  for (double& x : size) x = std::exp(0.6 * double(normal(random)));
+  std::discrete_distribution<int> pick(size.begin(), size.end());
+  std::vector<float> key_topic(size_t(topics) * size_t(d)), value_topic(key_topic.size());
+  for (int head = 0; head < heads; ++head) {
+    for (float& x : key_topic) x = kTopicPart * normal(random);
+    for (float& x : value_topic) x = 0.5f * normal(random);
+    for (int i = 0; i < n; ++i) {
+      const size_t topic = size_t(pick(random)) * size_t(d);
+      const size_t row = (options.head_major ? size_t(head) * size_t(n) + size_t(i) : size_t(i) * size_t(heads) + size_t(head)) * size_t(d);
+      const float *key_noise = noise_row(), *value_noise = noise_row();
+      for (int c = 0; c < d; ++c) {
+        keys->as<f16>()[row + size_t(c)] = from_float<f16>(key_topic[topic + size_t(c)] + kOwnPart * key_noise[c]);
+        values->as<f16>()[row + size_t(c)] = from_float<f16>(value_topic[topic + size_t(c)] + value_noise[c]);
+      }
+    }
+  }
+  const int qo_heads = heads * options.group_size;
+  auto queries = std::make_shared<std::vector<float>>(size_t(options.num_queries) * size_t(qo_heads) * size_t(d));
+  for (int i = 0; i < options.num_queries * heads; ++i) {
+    const float* common = noise_row();
+    for (int g = 0; g < options.group_size; ++g)
+      for (int c = 0; c < d; ++c)
+        (*queries)[(size_t(i) * size_t(options.group_size) + size_t(g)) * size_t(d) + size_t(c)] = kShared * (common[c] + normal(random));
+  }
+  Workload workload;
+  workload.name = name;
+  workload.shape = {qo_heads, heads, d, 0.0f};
+  workload.kv = options.head_major ? KvCacheView::hnd(keys->as<f16>(), values->as<f16>(), n, n, d)
+                                   : KvCacheView::nhd(keys->as<f16>(), values->as<f16>(), n, heads, d);
+  workload.queries = QueryView::contiguous(queries->data(), options.num_queries, qo_heads, d);
+  workload.visible_tokens.assign(size_t(options.num_queries), n);
+  workload.indexed_tokens = n - 64;
+  workload.memory = {keys, values, queries};
+  return workload;
+}
+
+}  // namespace quorum::bench
