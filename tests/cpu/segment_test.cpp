@@ -1,0 +1,73 @@
+// A segment's view and bytes.
+#include "quorum/cpu/segment.hpp"
+
+#include <doctest/doctest.h>
+
+using namespace quorum;
+using namespace quorum::cpu;
+
+TEST_CASE("the view of a segment points to its arrays; what is not stored is null") {
+  HeadSegment segment;
+  segment.num_clusters = 3;
+  segment.centroids.resize(16 * 64);
+  segment.centroid_scale.resize(16);
+  segment.spread.resize(16);
+  segment.size.resize(16);
+  segment.cluster_indptr.resize(17);
+  segment.cluster_tokens.resize(40);
+  segment.value_means.resize(3 * 64);
+  segment.value_mean_scale.resize(16);
+  const SegmentView view = segment.view();
+  CHECK(view.num_clusters == 3);
+  CHECK(view.centroids == segment.centroids.data());
+  CHECK(view.centroid_scale == segment.centroid_scale.data());
+  CHECK(view.centroids_f32 == nullptr);
+  CHECK(view.spread == segment.spread.data());
+  CHECK(view.size == segment.size.data());
+  CHECK(view.cluster_indptr == segment.cluster_indptr.data());
+  CHECK(view.cluster_tokens == segment.cluster_tokens.data());
+  CHECK(view.value_means == segment.value_means.data());
+  CHECK(view.value_mean_scale == segment.value_mean_scale.data());
+  CHECK(view.value_means_f32 == nullptr);
+  CHECK(view.residual_variance == nullptr);
+  CHECK(view.variance_scale == nullptr);
+}
+
+TEST_CASE("all further arrays are in the view as well") {
+  HeadSegment segment;
+  segment.centroids_f32.resize(8);
+  segment.value_means_f32.resize(8);
+  segment.residual_variance.resize(8);
+  segment.variance_scale.resize(16);
+  const SegmentView view = segment.view();
+  CHECK(view.centroids_f32 == segment.centroids_f32.data());
+  CHECK(view.value_means_f32 == segment.value_means_f32.data());
+  CHECK(view.residual_variance == segment.residual_variance.data());
+  CHECK(view.variance_scale == segment.variance_scale.data());
+}
+
+TEST_CASE("bytes are those of all arrays of all heads") {
+  Segment segment;
+  segment.begin_token = 4;
+  segment.end_token = 44;
+  CHECK(segment.num_tokens() == 40);
+  CHECK(segment.bytes() == 0);
+  segment.heads.resize(2);
+  int64_t want = 0;
+  for (HeadSegment& head : segment.heads) {
+    head.centroids.resize(100);
+    head.centroid_scale.resize(1);
+    head.centroids_f32.resize(2);
+    head.spread.resize(3);
+    head.size.resize(4);
+    head.cluster_indptr.resize(5);
+    head.cluster_tokens.resize(6);
+    head.value_means.resize(7);
+    head.value_mean_scale.resize(8);
+    head.value_means_f32.resize(9);
+    head.residual_variance.resize(10);
+    head.variance_scale.resize(11);
+    want += 100 + 4 * (1 + 2 + 3 + 4 + 5 + 6 + 8 + 9 + 11) + 7 + 10;
+  }
+  CHECK(segment.bytes() == want);
+}

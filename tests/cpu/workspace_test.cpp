@@ -1,0 +1,106 @@
+// The layout of scratch memory: counted and placed by the same code, aligned, without overlap.
+#include "quorum/cpu/workspace.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "quorum/cpu/aligned_vector.hpp"
+
+using namespace quorum;
+using namespace quorum::cpu;
+
+namespace {
+
+struct Range {
+  const void* begin;
+  int64_t bytes;
+};
+
+Range range(const HeadRows& rows, int num_heads) { return {rows.data, int64_t(num_heads) * rows.stride * 4}; }
+
+// All arrays of a worker and of a head, with the sizes that their comments promise.
+std::vector<Range> ranges(const ScratchLimits& limits, const WorkerScratch& worker, const HeadScratch& head) {
+  const int heads = limits.num_heads, dim = padded_dim(limits.head_dim);
+  const int64_t slots = round_up(limits.max_cluster_slots, kClusterBlock);
+  return {range(worker.queries, heads),
+          range(worker.rotated, heads),
+          {worker.quantised, int64_t(heads) * dim},
+          range(worker.accumulated, heads),
+          range(worker.tile, heads),
+          {worker.histogram, kNumOrderBuckets * 4},
+          {worker.share_histogram, kNumShareBuckets * 4},
+          range(head.transformed, heads),
+          {head.log_weight, slots * heads * 4},
+          {head.estimate, slots * heads * 4},
+          {head.bucket, slots * 2},
+          {head.cluster, slots * 4},
+          {head.size, slots * 4},
+          {head.ordered, slots * heads * 4},
+          {head.read_weight, slots * heads * 4},
+          {head.first_token, (slots + 1) * 4},
+          {head.share, slots * 4},
+          {head.tokens, int64_t(limits.max_tokens) * 4},
+          range(head.weights, heads),
+          range(head.contributions, heads)};
+}
+
+}  // namespace
+
+TEST_CASE("an arena without a block only counts") {
+  Arena counting;
+  CHECK(counting.take<float>(10) == nullptr);
+  CHECK(counting.used() == 64);
+  CHECK(counting.take_rows(3, 16).data == nullptr);
+  CHECK(counting.used() == 64 + 192);
+  CHECK(counting.take<int8_t>(0) == nullptr);
+  CHECK(counting.used() == 256);
+}
+
+TEST_CASE("an arena hands out aligned arrays one after the other") {
+  AlignedVector<std::byte> block(1024);
+  Arena arena(block.data());
+  const auto* first = arena.take<uint8_t>(1);
+  const auto* second = arena.take<float>(16);
+  const HeadRows rows = arena.take_rows(2, 32);
+  CHECK(reinterpret_cast<const std::byte*>(first) == block.data());
+  CHECK(reinterpret_cast<const std::byte*>(second) == block.data() + 64);
+  CHECK(reinterpret_cast<const std::byte*>(rows.data) == block.data() + 128);
+  CHECK(rows.stride == 32);
+  CHECK(rows.row(1) == rows.data + 32);
+  CHECK(rows.from(1).row(0) == rows.row(1));
+}
+
+TEST_CASE("counted size is placed size; arrays are aligned, inside the block and disjoint") {
+  for (const ScratchLimits limits : {ScratchLimits{4, 72, 1000, 100, 64}, ScratchLimits{1, 8, 1, 16, 2}, ScratchLimits{16, 512, 31, 1, 256},
+                                     ScratchLimits{3, 80, 4097, 517, 33}}) {
+    WorkerScratch worker;
+    HeadScratch head;
+    Arena counting;
+    lay_out(counting, limits, worker);
+    lay_out(counting, limits, head);
+    AlignedVector<std::byte> block(size_t(counting.used()));
+    Arena arena(block.data());
+    lay_out(arena, limits, worker);
+    lay_out(arena, limits, head);
+    CHECK(arena.used() == counting.used());
+    auto arrays = ranges(limits, worker, head);
+    std::sort(arrays.begin(), arrays.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+    const auto* free = reinterpret_cast<const void*>(block.data());
+    for (const Range& array : arrays) {
+      CHECK(reinterpret_cast<uintptr_t>(array.begin) % 64 == 0);
+      CHECK(array.begin >= free);
+      free = static_cast<const std::byte*>(array.begin) + array.bytes;
+    }
+    CHECK(free <= block.data() + block.size());
+  }
+}
+
+TEST_CASE("weights have room for a whole tile after the last token") {
+  HeadScratch head;
+  Arena arena;
+  lay_out(arena, {2, 64, 1000, 100, 64}, head);
+  CHECK(head.weights.stride >= 1000 + kTileRows);
+  CHECK(head.contributions.stride >= 64);
+}
