@@ -63,7 +63,7 @@ TEST_CASE("kernels of every type and group size up to 16 do all heads") {
             size += std::fabs(product);
           }
           const double error = std::fabs(want - double(scores[size_t(g * kTileRows + r)]));
-          worst_score = std::max(worst_score, error / ((d + 2) * 0x1p-24 * size));
+          worst_score = test::larger_error(worst_score, error / ((d + 2) * 0x1p-24 * size));
         }
         for (int c = 0; c < d; ++c) {
           double want = 0.0, size = 0.0;
@@ -73,7 +73,7 @@ TEST_CASE("kernels of every type and group size up to 16 do all heads") {
             size += std::fabs(product);
           }
           const double error = std::fabs(want - double(out[size_t(g * stride + c)]));
-          worst_sum = std::max(worst_sum, error / ((num_rows + 2) * 0x1p-24 * size));
+          worst_sum = test::larger_error(worst_sum, error / ((num_rows + 2) * 0x1p-24 * size));
         }
       }
       CHECK(worst_score <= 1.0);

@@ -11,6 +11,12 @@ namespace quorum::test {
 // |a - b| <= tolerance; equal infinities are near, NaN is near nothing.
 inline bool near(double a, double b, double tolerance) { return a == b || std::fabs(a - b) <= tolerance; }
 
+// The larger of two errors; NaN counts as infinite, where std::max would lose it.
+inline double larger_error(double a, double b) {
+  if (std::isnan(a) || std::isnan(b)) return std::numeric_limits<double>::infinity();
+  return a > b ? a : b;
+}
+
 // Largest |got - want|. Equal infinities and a NaN where a NaN is wanted count as 0, any other NaN as infinite.
 template <class Got, class Want>
 double largest_difference(const Got* got, const Want* want, int64_t count) {
@@ -18,8 +24,7 @@ double largest_difference(const Got* got, const Want* want, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     const double a = double(got[i]), b = double(want[i]);
     if (a == b || (std::isnan(a) && std::isnan(b))) continue;
-    const double difference = std::fabs(a - b);
-    if (!(difference <= largest)) largest = std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
+    largest = larger_error(largest, std::fabs(a - b));
   }
   return largest;
 }

@@ -72,7 +72,7 @@ double accumulate_error(int head_dim, int num_rows, uint64_t seed) {
         size += std::fabs(product);
       }
       const double error = std::fabs(double(out[size_t(g * stride + c)]) - want) / (0x1p-24 * (num_rows + 2.0) * size);
-      if (!(error <= worst)) worst = std::isnan(error) ? double(kInfinity) : error;
+      worst = test::larger_error(worst, error);
     }
   return worst;
 }

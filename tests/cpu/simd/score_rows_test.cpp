@@ -57,7 +57,7 @@ double score_error(int head_dim, int num_rows, uint64_t seed) {
       // At least 4 chains of head_dim / 4 additions, their sum, and one rounding of every product.
       const double bound = 0x1p-24 * (head_dim / 4.0 + 4.0) * size;
       const double error = std::fabs(double(got) - want) / bound;
-      if (!(error <= worst)) worst = std::isnan(error) ? double(kInfinity) : error;
+      worst = test::larger_error(worst, error);
     }
   return worst;
 }
