@@ -190,6 +190,7 @@ void run(const Options& options) {
     check_protocol(trace, path);
     TraceRun(options, trace, executor, records).run();
   }
+  if (records.empty()) fail_usage("--rules must name a rule");
   accuracy::print_tables(records);
   if (options.output.empty()) return;
   const auto folder = std::filesystem::path(options.output).parent_path();

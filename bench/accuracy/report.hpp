@@ -118,10 +118,10 @@ inline void print_rows(const std::vector<Record>& records, const std::string& fa
     char parameter[32];
     std::snprintf(parameter, sizeof parameter, row.parameter.is_budget ? "%.0f tokens" : "%.2f", row.parameter.value);
     const bool own = row.rule.find("_own") != std::string::npos;
+    const auto mean = [](double value) { return detail::interval("%.3f", {value, value, value}); };
     lines.push_back({row.rule, parameter, detail::interval("%.0f", row.tokens), own ? "" : detail::interval("%.1f", row.share, 100.0),
-                     detail::interval("%.3f", row.attained_mean), row.hit_rate ? detail::interval("%.3f", *row.hit_rate) : "",
-                     detail::interval("%.3f", row.attained_p01), detail::interval("%.4f", row.error_mean),
-                     detail::interval("%.4f", row.error_p95)});
+                     mean(row.attained_mean.mean), row.hit_rate ? detail::interval("%.3f", *row.hit_rate) : "", mean(row.attained_p01.mean),
+                     detail::interval("%.3f", row.error_mean), mean(row.error_p95.mean)});
   }
   std::printf("\n%s: each rule at each target\n", family.c_str());
   detail::print_table(lines);
