@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
+#include <fstream>
 #include <initializer_list>
 #include <sstream>
 #include <string>
@@ -181,7 +182,18 @@ class TraceRun {
   static inline const auto start_ = std::chrono::steady_clock::now();
 };
 
+// Finds out before minutes of work whether the file can be written.
+void prepare_output(const std::string& path) {
+  if (path.empty()) return;
+  const auto folder = std::filesystem::path(path).parent_path();
+  if (!folder.empty()) std::filesystem::create_directories(folder);
+  if (!std::ofstream(path, std::ios::app)) {
+    quorum::throw_error(quorum::ErrorCode::io_failure, "accuracy", "--output '" + path + "'", "writable", "an error");
+  }
+}
+
 void run(const Options& options) {
+  prepare_output(options.output);
   Eigen::setNbThreads(1);  // rows are shared out here
   quorum::ThreadExecutor executor(options.threads);
   std::vector<accuracy::Record> records;
@@ -193,8 +205,6 @@ void run(const Options& options) {
   if (records.empty()) fail_usage("--rules must name a rule");
   accuracy::print_tables(records);
   if (options.output.empty()) return;
-  const auto folder = std::filesystem::path(options.output).parent_path();
-  if (!folder.empty()) std::filesystem::create_directories(folder);
   accuracy::write_json(options.output, records);
   std::printf("Written: %s\n", options.output.c_str());
 }

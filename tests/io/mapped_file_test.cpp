@@ -29,7 +29,7 @@ struct TemporaryFile {
 }  // namespace
 
 TEST_CASE("mapped file: bytes of a file, of memory and of nothing") {
-  const TemporaryFile file("content"), copy_source("content");
+  const TemporaryFile file("content");
   CHECK(text_of(MappedFile::open(file.path)) == "content");
   CHECK(text_of(MappedFile::copy(as_bytes("memory"))) == "memory");
   CHECK(MappedFile().bytes().empty());
