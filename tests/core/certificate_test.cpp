@@ -38,18 +38,34 @@ TEST_CASE("quantiles invert the distribution function and ascend") {
   }
 }
 
-TEST_CASE("draw weights are a defensive mixture that sums to one") {
-  const float shares[4] = {0.7f, 0.2f, 0.1f, 0.0f}, sizes[4] = {1.0f, 9.0f, 40.0f, 50.0f};
-  float sum = 0.0f;
+TEST_CASE("draw probabilities are a defensive mixture that sums to one") {
+  const double shares[4] = {0.7, 0.2, 0.1, 0.0}, sizes[4] = {1.0, 9.0, 40.0, 50.0};
+  const DrawRule rule = draw_rule(1.0, 100.0);
+  double sum = 0.0;
   for (int j = 0; j < 4; ++j) {
-    const float weight = draw_weight(shares[j], 1.0f, sizes[j], 100.0f);
-    CHECK(weight >= (1.0f - kDrawByEstimate) * sizes[j] / 100.0f);  // however small its estimate
-    sum += weight;
+    const double probability = rule.probability(shares[j], sizes[j]);
+    CHECK(probability >= (1.0 - double(kDrawByEstimate)) * sizes[j] / 100.0);  // however small its estimate
+    sum += probability;
   }
-  CHECK(test::near(sum, 1.0, 1e-6));
-  // Without any estimate draws go by count, without any count by estimate.
-  CHECK(draw_weight(0.0f, 0.0f, 5.0f, 100.0f) == doctest::Approx((1.0f - kDrawByEstimate) * 0.05f));
-  CHECK(draw_weight(0.5f, 2.0f, 0.0f, 0.0f) == doctest::Approx(kDrawByEstimate * 0.25f));
+  CHECK(test::near(sum, 1.0, 1e-12));
+  // Without any estimate draws go by count alone; without anything there is nothing to draw.
+  CHECK(draw_rule(0.0, 100.0).probability(0.0, 5.0) == doctest::Approx(0.05));
+  CHECK(draw_rule(0.0, 0.0).probability(0.5, 5.0) == 0.0);
+}
+
+TEST_CASE("believed rest: between sample and estimate, the sample alone without a variance model") {
+  const float trust = sample_trust(VarianceModel::shared);
+  CHECK(believed_rest({2.0f, 0.1f}, 2.0f, trust) == doctest::Approx(2.0));
+  CHECK(believed_rest({1.0f, 0.1f}, 8.0f, 1.0f / 3.0f) == doctest::Approx(4.0));     // 8^(2/3) * 1^(1/3)
+  CHECK(believed_rest({1000.0f, 0.1f}, 1.0f, 1.0f / 3.0f) == doctest::Approx(2.0));  // a disagreement counts as 8 at most
+  CHECK(believed_rest({0.0f, 0.0f}, 1.0f, 1.0f / 3.0f) == doctest::Approx(0.5));
+  CHECK(believed_rest({3.0f, 0.1f}, 0.0f, trust) == 3.0f);
+  CHECK(believed_rest({3.0f, 0.1f}, 1.0f, sample_trust(VarianceModel::none)) == 3.0f);
+}
+
+TEST_CASE("upper bound of the rest: the larger of sample and estimate, and z standard errors") {
+  CHECK(rest_upper_bound({2.0f, 0.5f}, 1.0f, 2.0f) == 3.0f);
+  CHECK(rest_upper_bound({1.0f, 0.5f}, 2.0f, 2.0f) == 3.0f);
 }
 
 TEST_CASE("stratified sums: hand-computed") {

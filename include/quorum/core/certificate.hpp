@@ -14,11 +14,17 @@ namespace quorum {
 // mixture).
 inline constexpr float kDrawByEstimate = 0.75f;
 
-// Unnormalised probability of drawing a cluster. share: estimated share of the rest (largest over the group's heads).
-QUORUM_HOST_DEVICE constexpr float draw_weight(float share, float total_share, float size, float total_size) {
-  const float by_estimate = total_share > 0.0f ? share / total_share : 0.0f;
-  const float by_count = total_size > 0.0f ? size / total_size : 0.0f;
-  return kDrawByEstimate * by_estimate + (1.0f - kDrawByEstimate) * by_count;
+// How clusters of the rest are drawn (eq. 8): probability = share * per_share + size * per_token, where a cluster's share is its
+// estimated share of the rest (largest over the group's heads). Probabilities of all clusters add up to 1, unless there is nothing to draw.
+struct DrawRule {
+  double per_share = 0.0;
+  double per_token = 0.0;
+
+  QUORUM_HOST_DEVICE constexpr double probability(double share, double size) const { return share * per_share + size * per_token; }
+};
+QUORUM_HOST_DEVICE constexpr DrawRule draw_rule(double total_share, double total_size) {
+  const double by_estimate = total_share > 0.0 ? double(kDrawByEstimate) : 0.0;
+  return {total_share > 0.0 ? by_estimate / total_share : 0.0, total_size > 0.0 ? (1.0 - by_estimate) / total_size : 0.0};
 }
 
 // The unread rest's weight as the sample sees it.

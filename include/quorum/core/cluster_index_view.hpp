@@ -34,8 +34,8 @@ struct SegmentView {
 struct QueryMetricView {
   const f16* inverse = nullptr;        // [head_dim padded / 16][head_dim][16]: output block, input, output in block
   const float* signs = nullptr;        // [head_dim], of the random rotation
-  const float* eigenvalues = nullptr;  // [head_dim], shared residual covariance, diagonal in y, trace 1
-  const float* mean_key = nullptr;     // [head_dim], in the model's own coordinates
+  const float* eigenvalues = nullptr;  // [head_dim padded], zero beyond; shared residual covariance, diagonal in y, trace 1
+  const float* mean_key = nullptr;     // [head_dim padded], zero beyond; in the model's own coordinates
 };
 
 // Everything a decode step needs of one KV head. Cluster ids count through all segments, each starting at a multiple of 16.

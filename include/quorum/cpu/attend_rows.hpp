@@ -16,10 +16,7 @@ inline void fold_tile(float* scores, AttentionState& state, float* accumulated, 
   using namespace simd;
   Vector largest(-kInfinity);
   for (int i = 0; i < kTileRows; i += kVectorSize) largest = maximum(load(scores + i), largest);
-  float lanes[kVectorSize];
-  store(lanes, largest);
-  float max = state.max;
-  for (const float lane : lanes) max = lane > max ? lane : max;
+  const float max = std::max(state.max, reduce_max(largest));
   if (max > state.max) {
     const float factor = rescale_factor(state.max, max);
     for (int c = 0; c < dim; c += kVectorSize) store(accumulated + c, load(accumulated + c) * Vector(factor));

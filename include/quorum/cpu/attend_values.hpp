@@ -34,64 +34,88 @@ inline int cover_tail(const HeadTask& task, const ReadState& state) {
   return kNumShareBuckets - 1;
 }
 
-// Adds a tile of value means, int8 or f32, by the weights in own().tile.
-inline void accumulate_value_means(const HeadTask& task, const RowPointers& rows, bool int8) {
-  const RowTile tile{rows.rows, nullptr, rows.count, 0, task.head_dim()};
-  const HeadRows weights = task.own().tile, out = task.own().accumulated;
-  for (int g = 0; g < task.num_heads; ++g) {
-    if (int8)
-      simd::accumulate_tile<int8_t, 1>(tile, weights.row(g), weights.stride, out.row(g), out.stride);
-    else
-      simd::accumulate_tile<float, 1>(tile, weights.row(g), weights.stride, out.row(g), out.stride);
+// Expected weights of the worker's clusters that the tail uses; the sums and the count are published. One barrier inside.
+// Returns the number of clusters of the whole team; used[g]: their weight.
+inline int sum_used_clusters(const HeadTask& task, const ReadState& state, int cut, double* used) {
+  const int count = state.num_clusters - state.stop;
+  const int first = state.stop + task.team.first(count), last = state.stop + task.team.last(count);
+  std::fill_n(task.own().estimate, task.num_heads, 0.0);
+  int clusters = 0;
+  for (int position = first; position < last; ++position) {
+    if (share_bucket(task.shared->share[position]) > cut) continue;
+    for (int g = 0; g < task.num_heads; ++g) task.own().estimate[g] += double(task.shared->ordered.row(g)[position]);
+    ++clusters;
   }
+  task.own().size_sum = clusters;
+  task.team.sync();
+  std::fill_n(used, task.num_heads, 0.0);
+  clusters = 0;
+  for (int w = 0; w < task.team.num_workers; ++w) {
+    for (int g = 0; g < task.num_heads; ++g) used[g] += task.workers[w].estimate[g];
+    clusters += int(task.workers[w].size_sum);
+  }
+  return clusters;
 }
 
-// The unread rest by value means (algorithm.md eq. 11). amount[g]: weight it stands for. Post: amount_used[g] is what really entered.
+// Value means on their way into the worker's accumulators: filled cluster by cluster, added a tile at a time.
+template <class Element>
+class ValueMeanTile {
+ public:
+  explicit ValueMeanTile(const HeadTask& task) : task_(task) {}
+  ~ValueMeanTile() { add(); }
+  ValueMeanTile(const ValueMeanTile&) = delete;
+  ValueMeanTile& operator=(const ValueMeanTile&) = delete;
+
+  // weight_of(g): weight of the row for head g.
+  template <class WeightOf>
+  void push(const Element* row, WeightOf&& weight_of) {
+    rows_.rows[rows_.count] = reinterpret_cast<const std::byte*>(row);
+    for (int c = 0; c < task_.head_dim(); c += 64 / int(sizeof(Element))) simd::prefetch(row + c);
+    for (int g = 0; g < task_.num_heads; ++g) task_.own().tile.row(g)[rows_.count] = weight_of(g);
+    if (++rows_.count == kTileRows) add();
+  }
+
+ private:
+  void add() {
+    const HeadRows weights = task_.own().tile, out = task_.own().accumulated;
+    const RowTile tile{rows_.rows, nullptr, rows_.count, 0, task_.head_dim()};
+    if (rows_.count > 0)
+      simd::for_head_blocks(task_.num_heads, [&](auto heads, int head) {
+        simd::accumulate_tile<Element, heads()>(tile, weights.row(head), weights.stride, out.row(head), out.stride);
+      });
+    rows_.count = 0;
+  }
+
+  const HeadTask& task_;
+  RowPointers rows_;
+};
+
+// The unread rest by value means (algorithm.md eq. 12). amount[g]: weight it stands for. Post: amount_used[g] is what really entered.
 // Returns the number of value means read by the whole team.
 inline int attend_tail(const HeadTask& task, const ClusterHeadView& head, const ReadState& state, const double* amount,
                        double* amount_used) {
   const int count = state.num_clusters - state.stop, cut = cover_tail(task, state), d = task.head_dim();
-  const int first = state.stop + task.team.first(count), last = state.stop + task.team.last(count);
-  double used[kMaxGroupSize] = {};
-  int clusters = 0;
-  for (int position = first; position < last; ++position) {
-    if (share_bucket(task.shared->share[position]) > cut) continue;
-    for (int g = 0; g < task.num_heads; ++g) used[g] += double(task.shared->ordered[int64_t(position) * task.num_heads + g]);
-    ++clusters;
-  }
-  std::copy_n(used, task.num_heads, task.own().estimate);
-  task.own().size_sum = clusters;
-  task.team.sync();
-  int total_clusters = 0;
-  std::fill_n(used, task.num_heads, 0.0);
-  for (int w = 0; w < task.team.num_workers; ++w) {
-    for (int g = 0; g < task.num_heads; ++g) used[g] += task.workers[w].estimate[g];
-    total_clusters += int(task.workers[w].size_sum);
-  }
+  double used[kMaxGroupSize];
+  const int clusters = sum_used_clusters(task, state, cut, used);
   float scale[kMaxGroupSize];
   for (int g = 0; g < task.num_heads; ++g) {
     scale[g] = float(tail_scale(amount[g], used[g]));
     amount_used[g] = used[g] > 0.0 ? amount[g] : 0.0;
   }
-  const bool int8 = head.segments[0].value_means != nullptr;
-  RowPointers rows;
-  for (int position = first; position < last; ++position) {
+  ValueMeanTile<int8_t> int8_tile(task);
+  ValueMeanTile<float> f32_tile(task);
+  for (int position = state.stop + task.team.first(count); position < state.stop + task.team.last(count); ++position) {
     if (share_bucket(task.shared->share[position]) > cut) continue;
     const ClusterRef cluster = cluster_at(head, task.shared->cluster[position]);
     const SegmentView& segment = *cluster.segment;
-    const float value_scale = int8 ? segment.value_mean_scale[cluster.local] : 1.0f;
-    rows.rows[rows.count] = int8 ? reinterpret_cast<const std::byte*>(segment.value_means + int64_t(cluster.local) * d)
-                                 : reinterpret_cast<const std::byte*>(segment.value_means_f32 + int64_t(cluster.local) * d);
-    for (int byte = 0; byte < (int8 ? d : 4 * d); byte += 64) simd::prefetch(rows.rows[rows.count] + byte);
-    for (int g = 0; g < task.num_heads; ++g)
-      task.own().tile.row(g)[rows.count] = task.shared->ordered[int64_t(position) * task.num_heads + g] * scale[g] * value_scale;
-    if (++rows.count == kTileRows) {
-      accumulate_value_means(task, rows, int8);
-      rows.count = 0;
-    }
+    const int64_t row = int64_t(cluster.local) * d;
+    const auto weight = [&](int g) { return task.shared->ordered.row(g)[position] * scale[g]; };
+    if (segment.value_means != nullptr)
+      int8_tile.push(segment.value_means + row, [&](int g) { return weight(g) * segment.value_mean_scale[cluster.local]; });
+    else
+      f32_tile.push(segment.value_means_f32 + row, weight);
   }
-  if (rows.count > 0) accumulate_value_means(task, rows, int8);
-  return total_clusters;
+  return clusters;
 }
 
 // Values of list entries [first, last) by shared.weights into own().accumulated.

@@ -185,7 +185,7 @@ inline AlignedVector<float> mean_key(const BuildInput& input, int kv_head, int b
     const RowMatrix keys = load_rows(input, false, kv_head, first, std::min(first + kChunk, end), ignored);
     sum += keys.colwise().sum().template cast<double>();
   }
-  AlignedVector<float> mean(static_cast<size_t>(d));
+  AlignedVector<float> mean(size_t(padded_dim(d)), 0.0f);
   for (int c = 0; c < d; ++c) mean[size_t(c)] = float(sum[c] / std::max(1, end - begin));
   return mean;
 }

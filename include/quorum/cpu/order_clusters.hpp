@@ -2,28 +2,36 @@
 #pragma once
 
 #include "quorum/cpu/score_clusters.hpp"
+#include "quorum/cpu/simd/order_buckets.hpp"
 
 namespace quorum::cpu {
 
-inline constexpr uint16_t kEmptyCluster = 0xffff;
+inline constexpr int32_t kEmptyCluster = -1;
 
 // Bucket of every cluster of blocks [first, last) and the worker's histogram of them. log_total[g]: log of head g's total weight.
 inline void fill_buckets(const HeadTask& task, const ClusterHeadView& head, const float* log_total, int first, int last) {
+  using simd::Vector;
   int32_t* histogram = task.own().histogram;
   std::fill_n(histogram, kNumOrderBuckets, 0);
   for (int block = first; block < last; ++block) {
     const int segment_id = head.block_segment[block];
     const float* size = head.segments[segment_id].size + block * kClusterBlock - head.segment_first[segment_id];
     float share[kClusterBlock];
-    for (int lane = 0; lane < kClusterBlock; ++lane) share[lane] = -kInfinity;
-    for (int g = 0; g < task.num_heads; ++g) {
-      const float* log_weight = task.shared->log_weight + (int64_t(block) * task.num_heads + g) * kClusterBlock;
-      for (int lane = 0; lane < kClusterBlock; ++lane) share[lane] = std::max(share[lane], log_weight[lane] - log_total[g]);
+    for (int lane = 0; lane < kClusterBlock; lane += simd::kVectorSize) {
+      Vector largest(-kInfinity);
+      for (int g = 0; g < task.num_heads; ++g) {
+        const float* log_weight = task.shared->log_weight + (int64_t(block) * task.num_heads + g) * kClusterBlock;
+        largest = simd::maximum(simd::load(log_weight + lane) - Vector(log_total[g]), largest);
+      }
+      simd::store(share + lane, largest);
     }
+    int32_t* buckets = task.shared->bucket + block * kClusterBlock;
+    simd::order_buckets(share, buckets);
     for (int lane = 0; lane < kClusterBlock; ++lane) {
-      const uint16_t bucket = size[lane] > 0.0f ? uint16_t(order_bucket(share[lane])) : kEmptyCluster;
-      task.shared->bucket[block * kClusterBlock + lane] = bucket;
-      if (bucket != kEmptyCluster) ++histogram[bucket];
+      if (size[lane] > 0.0f)
+        ++histogram[buckets[lane]];
+      else
+        buckets[lane] = kEmptyCluster;
     }
   }
 }
@@ -50,12 +58,12 @@ inline void scatter_clusters(const HeadTask& task, const ClusterHeadView& head, 
     const float* size = head.segments[segment_id].size + block * kClusterBlock - head.segment_first[segment_id];
     const float* estimate = shared.estimate + int64_t(block) * heads * kClusterBlock;
     for (int lane = 0; lane < kClusterBlock; ++lane) {
-      const uint16_t bucket = shared.bucket[block * kClusterBlock + lane];
+      const int32_t bucket = shared.bucket[block * kClusterBlock + lane];
       if (bucket == kEmptyCluster) continue;
       const int position = place[bucket]++;
       shared.cluster[position] = block * kClusterBlock + lane;
       shared.size[position] = int32_t(size[lane]);
-      for (int g = 0; g < heads; ++g) shared.ordered[int64_t(position) * heads + g] = estimate[g * kClusterBlock + lane];
+      for (int g = 0; g < heads; ++g) shared.ordered.row(g)[position] = estimate[g * kClusterBlock + lane];
     }
   }
 }

@@ -26,8 +26,8 @@ struct QueryMetric {
   RowMatrix forward;                 // [head_dim][head_dim]
   AlignedVector<f16> inverse;        // [head_dim padded / 16][head_dim][16]
   AlignedVector<float> signs;        // [head_dim]
-  AlignedVector<float> eigenvalues;  // [head_dim], trace 1
-  AlignedVector<float> mean_key;     // [head_dim]
+  AlignedVector<float> eigenvalues;  // [head_dim padded], trace 1, zero beyond
+  AlignedVector<float> mean_key;     // [head_dim padded], zero beyond
 
   QueryMetricView view() const { return {inverse.data(), signs.data(), eigenvalues.data(), mean_key.data()}; }
   int64_t bytes() const {
@@ -91,7 +91,8 @@ inline AlignedVector<f16> pack_inverse(const Eigen::MatrixXd& inverse) {
 inline Eigen::MatrixXd align_to_residuals(const Eigen::MatrixXd& residual_moment, AlignedVector<float>& eigenvalues) {
   const int d = int(residual_moment.rows());
   const double trace = residual_moment.trace();
-  eigenvalues.assign(size_t(d), 1.0f / float(d));
+  eigenvalues.assign(size_t(padded_dim(d)), 0.0f);
+  std::fill_n(eigenvalues.begin(), d, 1.0f / float(d));
   if (!(trace > 0.0) || !std::isfinite(trace)) return Eigen::MatrixXd::Identity(d, d);
   const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(residual_moment / trace);
   for (int c = 0; c < d; ++c) eigenvalues[size_t(c)] = float(std::max(solver.eigenvalues()[c], 0.0));

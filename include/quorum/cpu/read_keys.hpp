@@ -73,7 +73,7 @@ inline void score_always_tokens(const HeadTask& task, const ClusterIndexView& in
   score_listed_tokens(task, first, last);
   for (int g = 0; g < task.num_heads; ++g) {
     const float* scores = task.shared->weights.row(g);
-    float& max = task.own().max_score[g];
+    float& max = task.own().max_score[g];  // of the clusters so far
     for (int i = first; i < last; ++i) max = scores[i] > max ? scores[i] : max;
   }
 }
@@ -113,7 +113,7 @@ inline int plan_chunk(const HeadTask& task, const DecodeOptions& options, const 
   };
   int tokens = 0, end = state.scored;
   while (end < state.num_clusters && (tokens == 0 || !satisfied(tokens))) {
-    for (int g = 0; g < task.num_heads; ++g) need[g] -= double(task.shared->ordered[int64_t(end) * task.num_heads + g]);
+    for (int g = 0; g < task.num_heads; ++g) need[g] -= double(task.shared->ordered.row(g)[end]);
     tokens += task.shared->size[end++];
   }
   if (tokens <= kFewTokens || options.fixed_budget > 0) return end - state.scored;
@@ -152,7 +152,7 @@ inline void score_clusters_exactly(const HeadTask& task, const ClusterHeadView& 
       for (int position = first_position, at = offset; position <= last_position; ++position) {
         float sum = 0.0f;
         for (const int last = at + shared.size[position]; at < last; ++at) sum += weights[at];
-        shared.read_weight[int64_t(position) * task.num_heads + g] = sum;
+        shared.read_weight.row(g)[position] = sum;
       }
     }
   }
@@ -168,9 +168,8 @@ inline void read_keys(const HeadTask& task, const ClusterHeadView& head, const D
     const int size = task.shared->size[state.stop];
     if (state.num_tokens + size > options.max_tokens) return;
     for (int g = 0; g < task.num_heads; ++g) {
-      const int64_t at = int64_t(state.stop) * task.num_heads + g;
-      state.read[g] += double(task.shared->read_weight[at]);
-      state.rest[g] = std::max(0.0, state.rest[g] - double(task.shared->ordered[at]));
+      state.read[g] += double(task.shared->read_weight.row(g)[state.stop]);
+      state.rest[g] = std::max(0.0, state.rest[g] - double(task.shared->ordered.row(g)[state.stop]));
     }
     state.num_tokens += size;
     ++state.stop;

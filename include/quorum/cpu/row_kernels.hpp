@@ -79,20 +79,32 @@ inline RowKernels row_kernels(ElementType type, int num_heads) {
   return detail::row_kernels_of<bf16>(num_heads);
 }
 
+namespace detail {
+
+template <class T>
+void load_row_of(const T* row, int head_dim, float factor, float* out) {
+  using namespace simd;
+  int c = 0;
+  for (; c + kVectorSize <= head_dim; c += kVectorSize) store(out + c, load_as_float(row + c) * Vector(factor));
+  if (c < head_dim) {
+    store(out + c, load_partial(row + c, head_dim - c) * Vector(factor));
+    c += kVectorSize;
+  }
+  for (; c < padded_dim(head_dim); ++c) out[c] = 0.0f;
+}
+
+}  // namespace detail
+
 // Copies a row of any element type to floats, times `factor`; zero from head_dim to padded_dim(head_dim).
 inline void load_row(const std::byte* row, ElementType type, int head_dim, float factor, float* out) {
-  for (int c = 0; c < head_dim; ++c) {
-    if (type == ElementType::f32) {
-      float x;
-      std::memcpy(&x, row + 4 * c, 4);
-      out[c] = x * factor;
-    } else {
-      uint16_t bits;
-      std::memcpy(&bits, row + 2 * c, 2);
-      out[c] = (type == ElementType::f16 ? to_float(f16{bits}) : to_float(bf16{bits})) * factor;
-    }
+  switch (type) {
+    case ElementType::f32:
+      return detail::load_row_of(reinterpret_cast<const float*>(row), head_dim, factor, out);
+    case ElementType::f16:
+      return detail::load_row_of(reinterpret_cast<const f16*>(row), head_dim, factor, out);
+    case ElementType::bf16:
+      return detail::load_row_of(reinterpret_cast<const bf16*>(row), head_dim, factor, out);
   }
-  for (int c = head_dim; c < padded_dim(head_dim); ++c) out[c] = 0.0f;
 }
 
 }  // namespace quorum::cpu

@@ -8,73 +8,86 @@
 namespace quorum::cpu {
 
 // Share of the rest of every unread cluster, largest over the heads, for the worker's part of the positions; sums are published.
-// Post: after a barrier, every worker's share_sum, size_sum and shared.share are there.
+// Post: after the barrier inside, every worker's share_sum and size_sum and shared.share are there.
 inline void share_rest(const HeadTask& task, const ReadState& state) {
+  using simd::Vector;
   const int count = state.num_clusters - state.stop;
   const int first = state.stop + task.team.first(count), last = state.stop + task.team.last(count);
-  float inverse_rest[kMaxGroupSize];
-  for (int g = 0; g < task.num_heads; ++g) inverse_rest[g] = state.rest[g] > 0.0 ? float(1.0 / state.rest[g]) : 0.0f;
+  float* share = task.shared->share;
+  for (int g = 0; g < task.num_heads; ++g) {
+    const float inverse_rest = state.rest[g] > 0.0 ? float(1.0 / state.rest[g]) : 0.0f;
+    const float* ordered = task.shared->ordered.row(g);
+    int i = first;
+    for (; i + simd::kVectorSize <= last; i += simd::kVectorSize) {
+      const Vector own = simd::load(ordered + i) * Vector(inverse_rest);
+      simd::store(share + i, g == 0 ? own : simd::maximum(own, simd::load(share + i)));
+    }
+    for (; i < last; ++i) share[i] = g == 0 ? ordered[i] * inverse_rest : std::max(share[i], ordered[i] * inverse_rest);
+  }
   double share_sum = 0.0, size_sum = 0.0;
-  for (int position = first; position < last; ++position) {
-    float share = 0.0f;
-    for (int g = 0; g < task.num_heads; ++g)
-      share = std::max(share, task.shared->ordered[int64_t(position) * task.num_heads + g] * inverse_rest[g]);
-    task.shared->share[position] = share;
-    share_sum += double(share);
-    size_sum += double(task.shared->size[position]);
+  for (int i = first; i < last; ++i) {
+    share_sum += double(share[i]);
+    size_sum += double(task.shared->size[i]);
   }
   task.own().share_sum = share_sum;
   task.own().size_sum = size_sum;
   task.team.sync();
 }
 
-// One drawn token and its importance weight.
+// One drawn token and how many tokens it stands for.
 struct Draw {
   int32_t token;
-  float scale;  // number of tokens it stands for
+  float scale;
 };
 
-// The draws that fall into the worker's part of the positions: stratum s of n takes one point of [s, s + 1) / n of the cumulative
-// distribution. Returns the first stratum and fills draws for it and the following ones.
+// The random points of a sample: stratum s of n takes one point of [s, s + 1) / n of the cumulative distribution.
+struct SamplePoints {
+  uint64_t stream = 0;
+  int num_samples = 0;
+
+  double point(int stratum) const { return (double(stratum) + double(uniform_unit(stream, uint64_t(2 * stratum)))) / double(num_samples); }
+  int token_of(int stratum, int size) const {
+    return std::min(size - 1, int(uniform_unit(stream, uint64_t(2 * stratum + 1)) * float(size)));
+  }
+};
+
+inline SamplePoints sample_points(const HeadTask& task, const DecodeOptions& options, const ReadState& state) {
+  const uint64_t place = (uint64_t(task.sequence) << 48) ^ (uint64_t(task.first_qo_head) << 32) ^ uint64_t(task.kv.num_tokens);
+  return {mix_bits(options.seed ^ place) + uint64_t(state.num_sampled), options.num_samples};
+}
+
+// The draws that fall into the worker's part of the positions. Returns the first stratum; draws are of it and the following ones. Their
+// keys are asked for at once: they lie anywhere.
 inline int draw_tokens(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, const ReadState& state, Draw* draws,
                        int& num_draws) {
-  const int num_samples = options.num_samples, count = state.num_clusters - state.stop;
-  double share_sum = 0.0, size_sum = 0.0, before = 0.0, total = 0.0;
+  const int count = state.num_clusters - state.stop, row_bytes = task.head_dim() * element_bytes(task.kv.type);
+  double share_sum = 0.0, size_sum = 0.0, before = 0.0;
   for (int w = 0; w < task.team.num_workers; ++w) {
     share_sum += task.workers[w].share_sum;
     size_sum += task.workers[w].size_sum;
   }
-  const auto part_of = [&](double shares, double sizes) {
-    return double(draw_weight(float(shares), float(share_sum), float(sizes), float(size_sum)));
-  };
-  for (int w = 0; w < task.team.num_workers; ++w) {
-    if (w == task.team.worker) before = total;
-    total += part_of(task.workers[w].share_sum, task.workers[w].size_sum);
-  }
-  const double after = before + part_of(task.own().share_sum, task.own().size_sum);
-  const uint64_t stream =
-      mix_bits(options.seed ^ (uint64_t(task.sequence) << 48) ^ (uint64_t(task.first_qo_head) << 32) ^ uint64_t(task.kv.num_tokens)) +
-      uint64_t(state.num_sampled);
-  const auto point = [&](int stratum) {
-    return (double(stratum) + double(uniform_unit(stream, uint64_t(2 * stratum)))) / double(num_samples) * total;
-  };
+  const DrawRule rule = draw_rule(share_sum, size_sum);
+  for (int w = 0; w < task.team.worker; ++w) before += rule.probability(task.workers[w].share_sum, task.workers[w].size_sum);
+  const double after = before + rule.probability(task.own().share_sum, task.own().size_sum);
+  const SamplePoints points = sample_points(task, options, state);
   int stratum = 0;
-  while (stratum < num_samples && point(stratum) < before) ++stratum;
-  const int first_stratum = stratum;
-  const bool is_last = task.team.worker == task.team.num_workers - 1;
-  const int last = state.stop + task.team.last(count);
-  double cumulative = before;
+  while (stratum < options.num_samples && points.point(stratum) < before) ++stratum;
+  const int first_stratum = stratum, last = state.stop + task.team.last(count);
+  const bool takes_all = task.team.worker == task.team.num_workers - 1;
+  double cumulative = before, next = stratum < options.num_samples ? points.point(stratum) : 2.0;
   num_draws = 0;
-  for (int position = state.stop + task.team.first(count); position < last && stratum < num_samples; ++position) {
-    const double weight = part_of(double(task.shared->share[position]), double(task.shared->size[position]));
-    cumulative += weight;
+  for (int position = state.stop + task.team.first(count); position < last && stratum < options.num_samples; ++position) {
+    const double probability = rule.probability(double(task.shared->share[position]), double(task.shared->size[position]));
+    cumulative += probability;
     // The last position of a worker takes what rounding of the cumulative sum would leave over.
-    const double limit = position + 1 < last ? cumulative : is_last ? 2.0 * total + 1.0 : after;
-    for (; stratum < num_samples && point(stratum) < limit; ++stratum) {
+    const double limit = position + 1 < last ? cumulative : takes_all ? 2.0 : after;
+    while (stratum < options.num_samples && next < limit) {
       const ClusterRef cluster = cluster_at(head, task.shared->cluster[position]);
       const int size = cluster.num_tokens();
-      const int pick = std::min(size - 1, int(uniform_unit(stream, uint64_t(2 * stratum + 1)) * float(size)));
-      draws[num_draws++] = {cluster.tokens()[pick], float(double(size) * total / (weight * double(num_samples)))};
+      draws[num_draws] = {cluster.tokens()[points.token_of(stratum, size)], float(double(size) / (probability * options.num_samples))};
+      const std::byte* key = task.kv.key_row(draws[num_draws++].token, task.kv_head);
+      for (int byte = 0; byte < row_bytes; byte += 64) simd::prefetch(key + byte);
+      next = ++stratum < options.num_samples ? points.point(stratum) : 2.0;
     }
   }
   return first_stratum;

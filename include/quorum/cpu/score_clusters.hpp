@@ -5,6 +5,7 @@
 #include "quorum/cpu/head_task.hpp"
 #include "quorum/cpu/simd/int8_dot.hpp"
 #include "quorum/cpu/simd/rotate.hpp"
+#include "quorum/cpu/simd/transform.hpp"
 
 namespace quorum::cpu {
 
@@ -18,59 +19,33 @@ struct IndexQueries {
 
 // y = inverse * q for output blocks [first, last) of 16 (algorithm.md eq. 4). Cost: reads 2 * head_dim^2 bytes once for the group.
 inline void transform_blocks(const HeadTask& task, const QueryMetricView& metric, int first, int last) {
-  using namespace simd;
   const int d = task.head_dim();
-  for (int block = first; block < last; ++block) {
-    const f16* factors = metric.inverse + int64_t(block) * d * 16;
-    for (int g0 = 0; g0 < task.num_heads; g0 += kHeadBlock) {
-      const int heads = std::min(kHeadBlock, task.num_heads - g0);
-      constexpr int kParts = 16 / kVectorSize;
-      Vector sums[kHeadBlock][kParts];
-      for (int g = 0; g < kHeadBlock; ++g)
-        for (int i = 0; i < kParts; ++i) sums[g][i] = Vector(0.0f);
-      for (int c = 0; c < d; ++c)
-        for (int i = 0; i < kParts; ++i) {
-          const Vector factor = load_as_float(factors + int64_t(c) * 16 + i * kVectorSize);
-          for (int g = 0; g < heads; ++g) sums[g][i] = multiply_add(factor, Vector(task.own().queries.row(g0 + g)[c]), sums[g][i]);
-        }
-      for (int g = 0; g < heads; ++g)
-        for (int i = 0; i < kParts; ++i) store(task.shared->transformed.row(g0 + g) + block * 16 + i * kVectorSize, sums[g][i]);
-    }
-  }
+  const HeadRows queries = task.own().queries, out = task.shared->transformed;
+  for (int block = first; block < last; ++block)
+    simd::for_head_blocks(task.num_heads, [&](auto heads, int head) {
+      simd::transform_block<heads()>(metric.inverse + int64_t(block) * d * 16, d, queries.row(head), queries.stride,
+                                     out.row(head) + block * 16, out.stride);
+    });
 }
 
 // Rotated and quantised queries in the worker's own scratch, from the team's y.
 //
 // The int8 query has one scale a head. Its rounding moves a score by about |q'| |x| / (127 sqrt(12 head_dim)) * 3.5, a few hundredths of
-// the spread of scores (docs/numerics.md).
+// the spread of scores (docs/numerics.md). NaN and Inf become zeros here; they end on the dense path by way of `step`.
 inline IndexQueries prepare_queries(const HeadTask& task, const QueryMetricView& metric) {
-  const int d = task.head_dim();
+  const int d = task.head_dim(), dim = padded_dim(d);
   IndexQueries out;
   for (int g = 0; g < task.num_heads; ++g) {
-    const float* query = task.own().queries.row(g);
     const float* y = task.shared->transformed.row(g);
     float* x = task.own().rotated.row(g);
-    int8_t* quantised = task.own().quantised + int64_t(g) * task.own().rotated.stride;
-    float variance = 0.0f, mean_score = 0.0f, largest = 1e-20f;
-    for (int c = 0; c < d; ++c) {
-      variance += y[c] * y[c] * metric.eigenvalues[c];
-      mean_score += query[c] * metric.mean_key[c];
-      x[c] = y[c];
-    }
+    std::copy_n(y, dim, x);
     simd::rotate(x, metric.signs, d);
-    for (int c = 0; c < d; ++c) largest = std::max(largest, std::fabs(x[c]));
-    const float step = largest / 127.0f, inverse_step = 1.0f / step;
-    int32_t sum = 0;
-    for (int c = 0; c < d; ++c) {
-      // Clamped first: a NaN or Inf query must not become an undefined conversion (it ends on the dense path).
-      const float steps = std::clamp(x[c] * inverse_step, -127.0f, 127.0f);
-      quantised[c] = steps == steps ? int8_t(std::lrintf(steps)) : int8_t(0);
-      sum += quantised[c];
-    }
-    out.mean_score[g] = mean_score;
-    out.half_variance[g] = 0.5f * variance;
-    out.step[g] = step;
-    out.zero_point_dot[g] = kCentroidZero * sum;
+    const float sum = simd::dot(task.own().queries.row(g), metric.mean_key, dim);
+    out.mean_score[g] = sum;
+    out.half_variance[g] = 0.5f * simd::weighted_square_sum(y, metric.eigenvalues, dim);
+    out.step[g] = std::max(simd::largest_magnitude(x, dim), 1e-20f) / 127.0f;
+    out.zero_point_dot[g] =
+        kCentroidZero * simd::quantise(x, out.step[g], dim, task.own().quantised + int64_t(g) * task.own().rotated.stride);
   }
   return out;
 }
@@ -90,70 +65,61 @@ inline void score_block(const HeadTask& task, const SegmentView& segment, int bl
   }
   const uint8_t* bytes = segment.centroids + int64_t(block) * kClusterBlock * d;
   int32_t dots[kMaxGroupSize * kClusterBlock];
-  const int stride = own.rotated.stride;
-  for (int g = 0; g < task.num_heads; g += simd::kHeadBlock) {
-    const int8_t* query = own.quantised + int64_t(g) * stride;
-    switch (std::min(simd::kHeadBlock, task.num_heads - g)) {
-      case 1:
-        simd::int8_dot_block<1>(bytes, query, stride, d, dots + g * kClusterBlock);
-        break;
-      case 2:
-        simd::int8_dot_block<2>(bytes, query, stride, d, dots + g * kClusterBlock);
-        break;
-      case 3:
-        simd::int8_dot_block<3>(bytes, query, stride, d, dots + g * kClusterBlock);
-        break;
-      default:
-        simd::int8_dot_block<4>(bytes, query, stride, d, dots + g * kClusterBlock);
-        break;
+  simd::for_head_blocks(task.num_heads, [&](auto heads, int head) {
+    const int stride = own.rotated.stride;
+    simd::int8_dot_block<heads()>(bytes, own.quantised + int64_t(head) * stride, stride, d, dots + head * kClusterBlock);
+  });
+  for (int g = 0; g < task.num_heads; ++g) {
+    const simd::Vector zero(float(queries.zero_point_dot[g])), step(queries.step[g]);
+    for (int lane = 0; lane < kClusterBlock; lane += simd::kVectorSize) {
+      const simd::Vector scale = simd::load(segment.centroid_scale + block * kClusterBlock + lane) * step;
+      simd::store(scores + g * kClusterBlock + lane, (simd::load_as_float(dots + g * kClusterBlock + lane) - zero) * scale);
     }
   }
-  const float* scale = segment.centroid_scale + block * kClusterBlock;
-  for (int g = 0; g < task.num_heads; ++g)
-    for (int lane = 0; lane < kClusterBlock; ++lane)
-      scores[g * kClusterBlock + lane] =
-          float(dots[g * kClusterBlock + lane] - queries.zero_point_dot[g]) * (scale[lane] * queries.step[g]);
 }
 
-// Half the score variance of one cluster with a variance per coordinate: 1/2 sum_c var_c y_c^2.
-inline float half_diagonal_variance(const SegmentView& segment, int cluster, const float* y, int head_dim) {
-  const uint8_t* variance = segment.residual_variance + int64_t(cluster) * head_dim;
-  float sum = 0.0f;
-  for (int c = 0; c < head_dim; ++c) sum += float(variance[c]) * y[c] * y[c];
-  return 0.5f * segment.variance_scale[cluster] * sum;
+// Adds half the score variance of each cluster of a block under a variance per coordinate: 1/2 sum_c var_c y_c^2.
+inline void add_diagonal_variance(const HeadTask& task, const SegmentView& segment, int block, int head, float* scores) {
+  const int d = task.head_dim();
+  const float* y = task.shared->transformed.row(head);
+  for (int lane = 0; lane < kClusterBlock && block * kClusterBlock + lane < segment.num_clusters; ++lane) {
+    const int cluster = block * kClusterBlock + lane;
+    const uint8_t* variance = segment.residual_variance + int64_t(cluster) * d;
+    float sum = 0.0f;
+    for (int c = 0; c < d; ++c) sum += float(variance[c]) * y[c] * y[c];
+    scores[lane] += 0.5f * segment.variance_scale[cluster] * sum;
+  }
 }
 
 // Log of the expected weight of a token for blocks [first, last) of cluster ids, all heads; the largest goes to own().max_score.
 //
-// Method: algorithm.md eq. 5. Cost: head_dim + 12 bytes a cluster (int8), read once for the group.
+// Method: algorithm.md eq. 5. Empty clusters get -inf. Cost: head_dim + 12 bytes a cluster (int8), read once for the group.
 inline void score_blocks(const HeadTask& task, const ClusterHeadView& head, VarianceModel model, const IndexQueries& queries, int first,
                          int last) {
+  using simd::Vector;
+  Vector largest[kMaxGroupSize];
+  for (int g = 0; g < task.num_heads; ++g) largest[g] = Vector(-kInfinity);
   float scores[kMaxGroupSize * kClusterBlock];
   for (int block = first; block < last; ++block) {
     const int segment_id = head.block_segment[block];
     const SegmentView& segment = head.segments[segment_id];
     const int local = block - head.segment_first[segment_id] / kClusterBlock;
-    if (segment.centroids != nullptr) simd::prefetch(segment.centroids + int64_t(local + 4) * kClusterBlock * task.head_dim());
     score_block(task, segment, local, queries, scores);
-    const float* spread = segment.spread + local * kClusterBlock;
-    const float* size = segment.size + local * kClusterBlock;
     for (int g = 0; g < task.num_heads; ++g) {
       float* out = task.shared->log_weight + (int64_t(block) * task.num_heads + g) * kClusterBlock;
-      for (int lane = 0; lane < kClusterBlock; ++lane) {
-        const float score = scores[g * kClusterBlock + lane] + queries.mean_score[g];
-        float log_weight = score;
-        if (model == VarianceModel::shared) {
-          log_weight = token_log_weight(score, spread[lane], queries.half_variance[g]);
-        } else if (model == VarianceModel::diagonal && size[lane] > 0.0f) {
-          log_weight =
-              score + half_diagonal_variance(segment, local * kClusterBlock + lane, task.shared->transformed.row(g), task.head_dim());
-        }
-        out[lane] = size[lane] > 0.0f ? log_weight : -kInfinity;
+      const float half_variance = model == VarianceModel::shared ? queries.half_variance[g] : 0.0f;
+      if (model == VarianceModel::diagonal) add_diagonal_variance(task, segment, local, g, scores + g * kClusterBlock);
+      for (int lane = 0; lane < kClusterBlock; lane += simd::kVectorSize) {
+        const int cluster = local * kClusterBlock + lane;
+        const Vector score = simd::load(scores + g * kClusterBlock + lane) + Vector(queries.mean_score[g]);
+        const Vector weight = token_log_weight(score, simd::load(segment.spread + cluster), Vector(half_variance));
+        const Vector value = simd::where_positive(simd::load(segment.size + cluster), weight, Vector(-kInfinity));
+        simd::store(out + lane, value);
+        largest[g] = simd::maximum(value, largest[g]);
       }
-      float& max = task.own().max_score[g];
-      for (int lane = 0; lane < kClusterBlock; ++lane) max = out[lane] > max ? out[lane] : max;
     }
   }
+  for (int g = 0; g < task.num_heads; ++g) task.own().max_score[g] = simd::reduce_max(largest[g]);
 }
 
 // Expected weights of blocks [first, last) in units of exp(reference[g]); their sums go to own().estimate.

@@ -33,14 +33,12 @@ inline constexpr double kMinReadWeight = 1e-25, kMaxReadWeight = 1e25;
 inline bool order_clusters(const HeadTask& task, const ClusterIndexView& index, const ClusterHeadView& head, VarianceModel model,
                            ReadState& state) {
   const Team& team = task.team;
-  WorkerScratch& own = task.own();
   load_queries(task);
   const int output_blocks = padded_dim(task.head_dim()) / 16;
   transform_blocks(task, head.metric, team.first(output_blocks), team.last(output_blocks));
   team.sync();
   const IndexQueries queries = prepare_queries(task, head.metric);
   const int first = team.first(head.num_blocks()), last = team.last(head.num_blocks());
-  std::fill_n(own.max_score, task.num_heads, -kInfinity);
   score_blocks(task, head, model, queries, first, last);
   score_always_tokens(task, index, state);
   team.sync();

@@ -55,11 +55,11 @@ struct HeadScratch {
   HeadRows transformed;            // [heads][padded dim], y
   float* log_weight = nullptr;     // [block][heads][16], log of the expected weight of a token
   float* estimate = nullptr;       // [block][heads][16], expected weight of a cluster
-  uint16_t* bucket = nullptr;      // [slots]
+  int32_t* bucket = nullptr;       // [slots]
   int32_t* cluster = nullptr;      // [positions]
   int32_t* size = nullptr;         // [positions]
-  float* ordered = nullptr;        // [positions][heads], expected weights
-  float* read_weight = nullptr;    // [positions][heads], exact weights of clusters that were read
+  HeadRows ordered;                // [heads][positions], expected weights
+  HeadRows read_weight;            // [heads][positions], exact weights of clusters that were read
   int32_t* first_token = nullptr;  // [positions + 1], where a cluster's tokens start in `tokens`
   float* share = nullptr;          // [positions], share of the rest, largest over the heads
   int32_t* tokens = nullptr;       // [max_tokens], tokens read: sinks and window, then clusters in order
@@ -92,11 +92,11 @@ inline void lay_out(Arena& arena, const ScratchLimits& limits, HeadScratch& scra
   scratch.transformed = arena.take_rows(limits.num_heads, padded_dim(limits.head_dim));
   scratch.log_weight = arena.take<float>(slots * heads);
   scratch.estimate = arena.take<float>(slots * heads);
-  scratch.bucket = arena.take<uint16_t>(slots);
+  scratch.bucket = arena.take<int32_t>(slots);
   scratch.cluster = arena.take<int32_t>(slots);
   scratch.size = arena.take<int32_t>(slots);
-  scratch.ordered = arena.take<float>(slots * heads);
-  scratch.read_weight = arena.take<float>(slots * heads);
+  scratch.ordered = arena.take_rows(limits.num_heads, slots + kRowAlignment);
+  scratch.read_weight = arena.take_rows(limits.num_heads, slots + kRowAlignment);
   scratch.first_token = arena.take<int32_t>(slots + 1);
   scratch.share = arena.take<float>(slots);
   scratch.tokens = arena.take<int32_t>(round_up(limits.max_tokens, kTileRows));

@@ -8,25 +8,53 @@
 
 namespace quorum::simd {
 
+// The transform inside one vector.
+QUORUM_ALWAYS_INLINE Vector hadamard_lanes(Vector v) {
+#if defined(__AVX512F__) && !defined(QUORUM_SCALAR)
+  // Each step adds a permuted copy; the lanes of a pair's second half take the difference.
+  __m512 x = v, swapped = _mm512_shuffle_f32x4(x, x, 0x4e);
+  x = _mm512_mask_sub_ps(_mm512_add_ps(x, swapped), 0xff00, swapped, x);
+  swapped = _mm512_shuffle_f32x4(x, x, 0xb1);
+  x = _mm512_mask_sub_ps(_mm512_add_ps(x, swapped), 0xf0f0, swapped, x);
+  swapped = _mm512_permute_ps(x, 0x4e);
+  x = _mm512_mask_sub_ps(_mm512_add_ps(x, swapped), 0xcccc, swapped, x);
+  swapped = _mm512_permute_ps(x, 0xb1);
+  return _mm512_mask_sub_ps(_mm512_add_ps(x, swapped), 0xaaaa, swapped, x);
+#else
+  float lanes[kVectorSize];
+  store(lanes, v);
+  for (int half = kVectorSize / 2; half >= 1; half /= 2)
+    for (int i = 0; i < kVectorSize; ++i)
+      if ((i & half) == 0) {
+        const float a = lanes[i], b = lanes[i + half];
+        lanes[i] = a + b;
+        lanes[i + half] = a - b;
+      }
+  return load(lanes);
+#endif
+}
+
 // Unnormalised Walsh-Hadamard transform of x[0, n), n a power of two. Cost: n log2 n additions.
 inline void hadamard(float* x, int n) {
-  for (int half = n / 2; half >= 1; half /= 2) {
-    for (int block = 0; block < n; block += 2 * half) {
-      float* a = x + block;
-      float* b = a + half;
-      int i = 0;
-      for (; i + kVectorSize <= half; i += kVectorSize) {
-        const Vector u = load(a + i), v = load(b + i);
-        store(a + i, u + v);
-        store(b + i, u - v);
+  int half = n / 2;
+  for (; half >= kVectorSize; half /= 2)
+    for (int block = 0; block < n; block += 2 * half)
+      for (int i = block; i < block + half; i += kVectorSize) {
+        const Vector a = load(x + i), b = load(x + i + half);
+        store(x + i, a + b);
+        store(x + i + half, a - b);
       }
-      for (; i < half; ++i) {
-        const float u = a[i], v = b[i];
-        a[i] = u + v;
-        b[i] = u - v;
-      }
-    }
+  if (n >= kVectorSize) {
+    for (int i = 0; i < n; i += kVectorSize) store(x + i, hadamard_lanes(load(x + i)));
+    return;
   }
+  for (; half >= 1; half /= 2)
+    for (int block = 0; block < n; block += 2 * half)
+      for (int i = block; i < block + half; ++i) {
+        const float a = x[i], b = x[i + half];
+        x[i] = a + b;
+        x[i + half] = a - b;
+      }
 }
 
 // x = rotation(signs * x), orthogonal, in place. For dimensions that are no power of two, two transforms of the largest power of two

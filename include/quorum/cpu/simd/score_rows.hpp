@@ -1,6 +1,8 @@
 // Scores of rows of keys against all query heads of a group: each row is read once.
 #pragma once
 
+#include <type_traits>
+
 #include "quorum/cpu/simd/vector.hpp"
 
 namespace quorum::simd {
@@ -11,6 +13,27 @@ inline constexpr int kHeadBlock = 4;
 inline constexpr int kRowBlock = kVectorSize >= 16 ? 4 : 2;
 // Rows handed to a row kernel at most: a tile of keys or values stays in L1 between its passes.
 inline constexpr int kTileRows = 32;
+
+// Calls f(std::integral_constant<int, G>, first_head) for blocks of G <= kHeadBlock heads: the way from a group size to compiled loops.
+template <class F>
+QUORUM_ALWAYS_INLINE void for_head_blocks(int num_heads, F&& f) {
+  for (int first = 0; first < num_heads; first += kHeadBlock) {
+    switch (num_heads - first < kHeadBlock ? num_heads - first : kHeadBlock) {
+      case 1:
+        f(std::integral_constant<int, 1>{}, first);
+        break;
+      case 2:
+        f(std::integral_constant<int, 2>{}, first);
+        break;
+      case 3:
+        f(std::integral_constant<int, 3>{}, first);
+        break;
+      default:
+        f(std::integral_constant<int, 4>{}, first);
+        break;
+    }
+  }
+}
 
 // What a row kernel works on. Rows may lie anywhere.
 struct RowTile {

@@ -67,6 +67,10 @@ QUORUM_ALWAYS_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return 
 QUORUM_ALWAYS_INLINE Vector maximum(Vector a, Vector b) {
   return Vector::apply([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
+// Lanes of a where condition > 0, else of b.
+QUORUM_ALWAYS_INLINE Vector where_positive(Vector condition, Vector a, Vector b) {
+  return Vector::apply([&](int i) { return condition.lane[i] > 0.0f ? a.lane[i] : b.lane[i]; });
+}
 QUORUM_ALWAYS_INLINE float reduce_add(Vector v) { return (v.lane[0] + v.lane[1]) + (v.lane[2] + v.lane[3]); }
 QUORUM_ALWAYS_INLINE Vector exponential(Vector x) {
   return Vector::apply([&](int i) { return x.lane[i] >= -87.0f ? std::exp(x.lane[i]) : x.lane[i] != x.lane[i] ? x.lane[i] : 0.0f; });
@@ -80,6 +84,8 @@ inline constexpr int kVectorSize = int(Vector::size);
 QUORUM_ALWAYS_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return xsimd::fma(a, b, c); }
 // The second operand if either is NaN.
 QUORUM_ALWAYS_INLINE Vector maximum(Vector a, Vector b) { return xsimd::max(a, b); }
+// Lanes of a where condition > 0, else of b.
+QUORUM_ALWAYS_INLINE Vector where_positive(Vector condition, Vector a, Vector b) { return xsimd::select(condition > Vector(0.0f), a, b); }
 QUORUM_ALWAYS_INLINE float reduce_add(Vector v) {
 #if XSIMD_VERSION_MAJOR >= 9
   return xsimd::reduce_add(v);
@@ -111,6 +117,14 @@ QUORUM_ALWAYS_INLINE Vector exponential(Vector x) {
 }
 
 #endif
+
+// Largest lane; NaN lanes do not count, -inf if all are.
+QUORUM_ALWAYS_INLINE float reduce_max(Vector v) {
+  float lanes[kVectorSize], largest = -kInfinity;
+  v.store_unaligned(lanes);
+  for (const float lane : lanes) largest = lane > largest ? lane : largest;
+  return largest;
+}
 
 QUORUM_ALWAYS_INLINE Vector load(const float* p) { return Vector::load_unaligned(p); }
 QUORUM_ALWAYS_INLINE void store(float* p, Vector v) { v.store_unaligned(p); }
@@ -165,6 +179,19 @@ QUORUM_ALWAYS_INLINE Vector load_as_float(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(__AVX2__)
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  float lanes[kVectorSize];
+  for (int i = 0; i < kVectorSize; ++i) lanes[i] = float(p[i]);
+  return load(lanes);
+#endif
+}
+
+// Integers as floats, exact up to 2^24.
+QUORUM_ALWAYS_INLINE Vector load_as_float(const int32_t* p) {
+#if defined(__AVX512F__) && !defined(QUORUM_SCALAR)
+  return _mm512_cvtepi32_ps(_mm512_loadu_si512(p));
+#elif defined(__AVX2__) && !defined(QUORUM_SCALAR)
+  return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #else
   float lanes[kVectorSize];
   for (int i = 0; i < kVectorSize; ++i) lanes[i] = float(p[i]);
