@@ -1,4 +1,4 @@
-// The sampled certificate: how much weight the unread rest holds, with a standard error (algorithm.md eq. 8-10).
+// The sampled certificate: how much weight the unread rest holds, with a standard error (algorithm.md eq. 8-11).
 #pragma once
 
 #include <cmath>
@@ -57,9 +57,9 @@ class StratifiedSum {
 };
 
 // How much of the rest's weight, on a log scale, is believed to the sample; the remainder is the clusters' estimate. A sample of 64 draws
-// misses heavy tokens more often than not (it is unbiased but skewed: half of the samples are more than 10 % low), the second-order
-// estimate misjudges whole heads; their weighted geometric mean has half the error of either (docs/algorithm.md section 5). Without a
-// variance model the estimate is biased low and the sample stands alone.
+// misses heavy tokens more often than not (it is unbiased but skewed: half of the samples are about 10 % low or more), the second-order
+// estimate misjudges whole heads; their weighted geometric mean has about half the error of the sample and at most about that of the
+// estimate (docs/algorithm.md section 5). Without a variance model the estimate is biased low and the sample stands alone.
 QUORUM_HOST_DEVICE constexpr float sample_trust(VarianceModel model) { return model == VarianceModel::none ? 1.0f : 1.0f / 3.0f; }
 
 // The rest's weight by sample and estimate together (eq. 10). Disagreements beyond a factor of 8 count as 8.

@@ -1,4 +1,4 @@
-// How the unread rest enters the output: its direction from value means, its amount from an estimate or a sample (algorithm.md eq. 11).
+// How the unread rest enters the output: its direction from value means, its amount from an estimate or a sample (algorithm.md eq. 12).
 #pragma once
 
 #include "quorum/core/config.hpp"

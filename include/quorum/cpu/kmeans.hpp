@@ -27,7 +27,7 @@ inline int arg_max(const float* x, int n) {
 }
 
 // assignment[i] = nearest centroid of row i, by the largest x.c - |c|^2 / 2. Returns how many rows changed.
-// Cost: 2 * rows * clusters * dim multiply-adds as a matrix product, 256 rows at a time.
+// Cost: rows * clusters * dim multiply-adds as a matrix product, 256 rows at a time.
 inline int assign_to_nearest(const RowMatrix& rows, const RowMatrix& centroids, std::vector<int>& assignment) {
   constexpr int kBlock = 256;
   const Eigen::RowVectorXf half_norms = 0.5f * centroids.rowwise().squaredNorm().transpose();

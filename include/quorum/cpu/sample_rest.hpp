@@ -1,4 +1,4 @@
-// Fourth stage: a stratified sample of the unread rest measures its weight and the error of that (algorithm.md eq. 8-10).
+// Fourth stage: a stratified sample of the unread rest measures its weight and the error of that (algorithm.md eq. 8 and 9).
 #pragma once
 
 #include "quorum/core/certificate.hpp"
