@@ -18,32 +18,39 @@ struct Range {
   int64_t bytes;
 };
 
-Range range(const HeadRows& rows, int num_heads) { return {rows.data, int64_t(num_heads) * rows.stride * 4}; }
+Range range(const HeadRows& rows, int num_heads, int64_t row) {
+  CHECK(rows.stride >= row);
+  return {rows.data, int64_t(num_heads) * rows.stride * 4};
+}
+template <class T>
+Range range(const T* array, int64_t count) {
+  return {array, count * int64_t(sizeof(T))};
+}
 
 // All arrays of a worker and of a head, with the sizes that their comments promise.
 std::vector<Range> ranges(const ScratchLimits& limits, const WorkerScratch& worker, const HeadScratch& head) {
   const int heads = limits.num_heads, dim = padded_dim(limits.head_dim);
   const int64_t slots = round_up(limits.max_cluster_slots, kClusterBlock);
-  return {range(worker.queries, heads),
-          range(worker.rotated, heads),
-          {worker.quantised, int64_t(heads) * dim},
-          range(worker.accumulated, heads),
-          range(worker.tile, heads),
-          {worker.histogram, kNumOrderBuckets * 4},
-          {worker.share_histogram, kNumShareBuckets * 4},
-          range(head.transformed, heads),
-          {head.log_weight, slots * heads * 4},
-          {head.estimate, slots * heads * 4},
-          {head.bucket, slots * 2},
-          {head.cluster, slots * 4},
-          {head.size, slots * 4},
-          {head.ordered, slots * heads * 4},
-          {head.read_weight, slots * heads * 4},
-          {head.first_token, (slots + 1) * 4},
-          {head.share, slots * 4},
-          {head.tokens, int64_t(limits.max_tokens) * 4},
-          range(head.weights, heads),
-          range(head.contributions, heads)};
+  return {range(worker.queries, heads, dim),
+          range(worker.rotated, heads, dim),
+          range(worker.quantised, int64_t(heads) * dim),
+          range(worker.accumulated, heads, dim),
+          range(worker.tile, heads, kTileRows),
+          range(worker.histogram, kNumOrderBuckets),
+          range(worker.share_histogram, kNumShareBuckets),
+          range(head.transformed, heads, dim),
+          range(head.log_weight, slots * heads),
+          range(head.estimate, slots * heads),
+          range(head.bucket, slots),
+          range(head.cluster, slots),
+          range(head.size, slots),
+          range(head.ordered, heads, slots),
+          range(head.read_weight, heads, slots),
+          range(head.first_token, slots + 1),
+          range(head.share, slots),
+          range(head.tokens, limits.max_tokens),
+          range(head.weights, heads, limits.max_tokens),
+          range(head.contributions, heads, limits.num_samples)};
 }
 
 }  // namespace

@@ -1,12 +1,12 @@
-// The query's way into the index's coordinates: products and sums against double, rounding to int8 against its definition.
+// The query's way into the index's coordinates, piece by piece, against double precision.
 #include "quorum/cpu/simd/transform.hpp"
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
+#include "tests/reference/attention_reference.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/random.hpp"
 
@@ -14,68 +14,108 @@ using namespace quorum;
 
 namespace {
 
+// Largest error of one block for G heads, in units of the rounding of a sum of head_dim products.
 template <int G>
-void check_transform(int d) {
-  const std::vector<float> wide = test::gaussian_floats(d * 16, 3), queries = test::gaussian_floats(G * (d + 16), 4);
-  std::vector<f16> factors;
-  for (const float x : wide) factors.push_back(from_float<f16>(x));
-  factors.resize(factors.size() + 1);
-  std::vector<float> out(20 * size_t{G}, kNan);
-  simd::transform_block<G>(factors.data(), d, queries.data(), d + 16, out.data(), 20);
+double transform_error(int head_dim, uint64_t seed) {
+  const int stride = int(round_up(head_dim, kRowAlignment)), out_stride = 16 + 5;
+  test::Random random(seed);
+  std::vector<f16> factors(size_t(head_dim * 16));
+  for (f16& factor : factors) factor = from_float<f16>(float(random.gaussian()));
+  std::vector<float> queries(size_t(G * stride), kNan), out(size_t(G * out_stride), -777.0f);
   for (int g = 0; g < G; ++g)
-    for (int i = 0; i < 16; ++i) {
-      double want = 0.0;
-      for (int c = 0; c < d; ++c) want += double(to_float(factors[size_t(c * 16 + i)])) * double(queries[size_t(g * (d + 16) + c)]);
-      CAPTURE(d);
-      CHECK(test::near(out[size_t(g * 20 + i)], want, 1e-5 * std::sqrt(double(d)) * 4.0));
+    for (int c = 0; c < head_dim; ++c) queries[size_t(g * stride + c)] = float(random.gaussian());
+  simd::transform_block<G>(factors.data(), head_dim, queries.data(), stride, out.data(), out_stride);
+  double worst = 0.0;
+  for (int g = 0; g < G; ++g)
+    for (int i = 0; i < out_stride; ++i) {
+      const float got = out[size_t(g * out_stride + i)];
+      if (i >= 16) {
+        if (got != -777.0f) return double(kInfinity);
+        continue;
+      }
+      double want = 0.0, size = 0.0;
+      for (int c = 0; c < head_dim; ++c) {
+        const double product = reference::decode_f16(factors[size_t(c * 16 + i)].bits) * double(queries[size_t(g * stride + c)]);
+        want += product;
+        size += std::fabs(product);
+      }
+      worst = test::larger_error(worst, std::fabs(double(got) - want) / (0x1p-24 * (head_dim + 2.0) * size));
     }
+  return worst;
 }
 
 }  // namespace
 
-TEST_CASE("transform: the matrix product of every group size") {
-  for (const int d : {8, 16, 24, 64, 80, 256, 512}) {
-    check_transform<1>(d);
-    check_transform<2>(d);
-    check_transform<3>(d);
-    check_transform<4>(d);
+TEST_CASE("a block of sixteen coordinates, all head_dims and heads") {
+  for (const int head_dim : {8, 16, 24, 64, 72, 80, 96, 128, 192, 256, 512}) {
+    const uint64_t seed = uint64_t(head_dim);
+    CAPTURE(seed);
+    CHECK(transform_error<1>(head_dim, seed) <= 1.0);
+    CHECK(transform_error<2>(head_dim, seed) <= 1.0);
+    CHECK(transform_error<3>(head_dim, seed) <= 1.0);
+    CHECK(transform_error<4>(head_dim, seed) <= 1.0);
   }
 }
 
-TEST_CASE("sums over coordinates") {
-  for (const int count : {16, 48, 512}) {
-    const std::vector<float> a = test::gaussian_floats(count, 1), b = test::gaussian_floats(count, 2);
-    double dot = 0.0, squares = 0.0, largest = 0.0;
-    for (int i = 0; i < count; ++i) {
-      dot += double(a[size_t(i)]) * double(b[size_t(i)]);
-      squares += double(a[size_t(i)]) * double(a[size_t(i)]) * double(b[size_t(i)]);
-      largest = std::max(largest, std::fabs(double(a[size_t(i)])));
+TEST_CASE("sums of products and of weighted squares") {
+  for (int count = 16; count <= 512; count += 16) {
+    const auto a = test::gaussian_floats(count, 1), b = test::gaussian_floats(count, 2);
+    double dot = 0.0, squares = 0.0, dot_size = 0.0, square_size = 0.0;
+    for (size_t i = 0; i < a.size(); ++i) {
+      dot += double(a[i]) * double(b[i]);
+      squares += double(a[i]) * double(a[i]) * double(b[i]);
+      dot_size += std::fabs(double(a[i]) * double(b[i]));
+      square_size += std::fabs(double(a[i]) * double(a[i]) * double(b[i]));
     }
-    CHECK(test::near(simd::dot(a.data(), b.data(), count), dot, 1e-5 * count));
-    CHECK(test::near(simd::weighted_square_sum(a.data(), b.data(), count), squares, 1e-5 * count));
-    CHECK(simd::largest_magnitude(a.data(), count) == float(largest));
+    CAPTURE(count);
+    CHECK(test::near(simd::dot(a.data(), b.data(), count), dot, 0x1p-24 * (count + 2) * dot_size));
+    CHECK(test::near(simd::weighted_square_sum(a.data(), b.data(), count), squares, 0x1p-24 * (count + 3) * square_size));
   }
 }
 
-TEST_CASE("rounding to int8: nearest, clamped, NaN to zero, and the sum") {
-  std::vector<float> x = test::gaussian_floats(64, 5);
-  x[3] = kNan;
-  x[4] = kInfinity;
-  x[5] = -kInfinity;
-  x[6] = 0.0f;
-  const float step = 2.0f / 127.0f;
-  std::vector<int8_t> out(64);
-  const int32_t sum = simd::quantise(x.data(), step, 64, out.data());
-  int32_t total = 0;
-  for (int i = 0; i < 64; ++i) {
-    total += out[size_t(i)];
-    if (i >= 3 && i <= 6) continue;
-    const double steps = std::clamp(double(x[size_t(i)]) / double(step), -127.0, 127.0);
-    CHECK(std::fabs(double(out[size_t(i)]) - steps) <= 0.5001);
+TEST_CASE("largest magnitude: of both signs, NaN does not count, infinity does") {
+  for (int at = 0; at < 48; ++at)
+    for (const float sign : {1.0f, -1.0f}) {
+      auto x = test::gaussian_floats(48, 3, 0.1f);
+      x[size_t(at)] = sign * 5.0f;
+      REQUIRE(simd::largest_magnitude(x.data(), 48) == 5.0f);
+      x[size_t((at + 7) % 48)] = kNan;
+      REQUIRE(simd::largest_magnitude(x.data(), 48) == 5.0f);
+      x[size_t((at + 9) % 48)] = sign * kInfinity;
+      REQUIRE(simd::largest_magnitude(x.data(), 48) == kInfinity);
+    }
+  const std::vector<float> zeros(16, 0.0f), nans(16, kNan);
+  CHECK(simd::largest_magnitude(zeros.data(), 16) == 0.0f);
+  CHECK(simd::largest_magnitude(nans.data(), 16) == 0.0f);
+}
+
+TEST_CASE("rounding to int8: nearest, clamped, and the sum") {
+  const auto x = test::gaussian_floats(512, 4);
+  const float step = 4.0f / 127.0f;
+  std::vector<int8_t> out(513, int8_t(99));
+  const int32_t sum = simd::quantise(x.data(), step, 512, out.data());
+  int want_sum = 0, wrong = 0;
+  for (size_t i = 0; i < 512; ++i) {
+    const double steps = std::clamp(double(x[i]) / double(step), -127.0, 127.0);
+    wrong += !test::near(out[i], steps, 0.5001);
+    want_sum += out[i];
   }
-  CHECK(sum == total);
-  CHECK(int(out[3]) == 0);
-  CHECK(int(out[4]) == 127);
-  CHECK(int(out[5]) == -127);
-  CHECK(int(out[6]) == 0);
+  CHECK(wrong == 0);
+  CHECK(sum == want_sum);
+  CHECK(out[512] == 99);
+}
+
+TEST_CASE("rounding to int8: extremes and NaN are defined") {
+  const std::vector<float> x{1e30f, -1e30f, kInfinity, -kInfinity, kNan, 127.0f, -127.0f, 128.0f,
+                             0.5f,  1.5f,   2.5f,      -0.5f,      0.0f, -0.0f,  126.6f,  -1.4f};
+  int8_t out[16];
+  const int32_t sum = simd::quantise(x.data(), 1.0f, 16, out);
+  const int8_t want[16] = {127, -127, 127, -127, 0, 127, -127, 127, 0, 2, 2, 0, 0, 0, 127, -1};
+  int32_t want_sum = 0;
+  for (int i = 0; i < 16; ++i) {
+    CAPTURE(i);
+    CHECK(int(out[i]) == int(want[i]));
+    want_sum += want[i];
+  }
+  CHECK(sum == want_sum);
 }
