@@ -9,6 +9,9 @@
 
 namespace quorum {
 
+// Largest number of tokens or clusters in an option or limit: sums and rounded-up sizes of them stay inside an int.
+inline constexpr int kMaxCount = 1 << 30;
+
 // How centroids and value means are kept.
 enum class IndexStorage : uint8_t {
   int8,  // one byte a coordinate and a scale a row: no measurable loss of accuracy
@@ -30,7 +33,7 @@ struct IndexOptions {
   int window_tokens = 0;
   // Tokens that wait beyond window_tokens before they become a segment. Larger: fewer, better clusters; more tokens always read.
   int recluster_every = 256;
-  // Weight of the identity in the query metric, (0, 1]: 1 is plain L2, smaller trusts the sampled queries more.
+  // Weight of the identity in the query metric, [1e-4, 1]: 1 is plain L2, smaller trusts the sampled queries more.
   float metric_shrinkage = 0.1f;
   IndexStorage storage = IndexStorage::int8;
   // `diagonal` stores head_dim + 4 more bytes a cluster and allows either model when decoding; otherwise none or shared.
@@ -52,6 +55,8 @@ struct CertificateOptions {
   MissPolicy policy = MissPolicy::widen;
   float confidence = 0.95f;  // one-sided confidence of the reported bound, (0.5, 1)
   int max_rounds = 3;        // widenings, 0..8
+  // Unread tokens drawn per KV head and round, 2..256. Against 64 draws, 128 read fewer tokens for the same bytes and miss less.
+  int num_samples = 128;
 };
 
 // Whose target a set of tokens has to meet.
@@ -65,12 +70,12 @@ struct DecodeOptions {
   float target_ratio = 0.9f;
   // Bounds on the indexed tokens chosen per KV head, in whole clusters; sinks and window come on top.
   int min_tokens = 0;
-  int max_tokens = 1 << 30;
+  int max_tokens = kMaxCount;
   // If positive: ignore target_ratio and read the best clusters until this many tokens.
   int fixed_budget = 0;
   Tail tail = Tail::calibrated;
   CertificateOptions certificate;
-  // Unread tokens drawn per KV head and round for the calibrated tail and the certificate, 2..256.
+  // Unread tokens drawn per KV head for the calibrated tail, 2..256; with a certificate its own number counts if it is larger.
   int num_samples = 64;
   VarianceModel variance = VarianceModel::shared;
   SelectionScope scope = SelectionScope::group;
@@ -80,11 +85,17 @@ struct DecodeOptions {
   uint64_t seed = 1;
 };
 
+// Draws of one round.
+constexpr int samples_per_round(const DecodeOptions& options) {
+  const int certified = options.certificate.enabled ? options.certificate.num_samples : 0;
+  return certified > options.num_samples ? certified : options.num_samples;
+}
+
 // What a plan is sized for.
 struct DecodeLimits {
   int max_sequences = 1;
   int max_tokens = 0;    // longest sequence
-  int max_clusters = 0;  // most clusters of one KV head; 0: enough for clusters of 8 tokens on average
+  int max_clusters = 0;  // most clusters of one KV head; 0: max_tokens / 4 + 16
   int num_workers = 1;   // most workers the executor will run
 };
 
@@ -94,10 +105,13 @@ inline void validate(const IndexOptions& options, const char* function) {
   require(options.segment_tokens >= options.cluster_size && options.segment_tokens <= 65536, function, "options.segment_tokens",
           "cluster_size to 65536", options.segment_tokens);
   require(options.iterations >= 1 && options.iterations <= 1000, function, "options.iterations", "1 to 1000", options.iterations);
-  require(options.num_sink_tokens >= 0, function, "options.num_sink_tokens", "at least 0", options.num_sink_tokens);
-  require(options.window_tokens >= 0, function, "options.window_tokens", "at least 0", options.window_tokens);
-  require(options.recluster_every >= 1, function, "options.recluster_every", "at least 1", options.recluster_every);
-  require(options.metric_shrinkage > 0.0f && options.metric_shrinkage <= 1.0f, function, "options.metric_shrinkage", "in (0, 1]",
+  require(options.num_sink_tokens >= 0 && options.num_sink_tokens <= kMaxCount, function, "options.num_sink_tokens", "0 to 2^30",
+          options.num_sink_tokens);
+  require(options.window_tokens >= 0 && options.window_tokens <= kMaxCount, function, "options.window_tokens", "0 to 2^30",
+          options.window_tokens);
+  require(options.recluster_every >= 1 && options.recluster_every <= kMaxCount, function, "options.recluster_every", "1 to 2^30",
+          options.recluster_every);
+  require(options.metric_shrinkage >= 1e-4f && options.metric_shrinkage <= 1.0f, function, "options.metric_shrinkage", "in [1e-4, 1]",
           options.metric_shrinkage);
 }
 
@@ -105,6 +119,8 @@ inline void validate(const CertificateOptions& options, const char* function) {
   require(options.confidence > 0.5f && options.confidence < 1.0f, function, "options.certificate.confidence", "in (0.5, 1)",
           options.confidence);
   require(options.max_rounds >= 0 && options.max_rounds <= 8, function, "options.certificate.max_rounds", "0 to 8", options.max_rounds);
+  require(options.num_samples >= 2 && options.num_samples <= 256, function, "options.certificate.num_samples", "2 to 256",
+          options.num_samples);
 }
 
 inline void validate(const DecodeOptions& options, const char* function) {
@@ -119,8 +135,8 @@ inline void validate(const DecodeOptions& options, const char* function) {
 
 inline void validate(const DecodeLimits& limits, const char* function) {
   require(limits.max_sequences >= 1, function, "limits.max_sequences", "at least 1", limits.max_sequences);
-  require(limits.max_tokens >= 1, function, "limits.max_tokens", "at least 1", limits.max_tokens);
-  require(limits.max_clusters >= 0, function, "limits.max_clusters", "at least 0", limits.max_clusters);
+  require(limits.max_tokens >= 1 && limits.max_tokens <= kMaxCount, function, "limits.max_tokens", "1 to 2^30", limits.max_tokens);
+  require(limits.max_clusters >= 0 && limits.max_clusters <= kMaxCount, function, "limits.max_clusters", "0 to 2^30", limits.max_clusters);
   require(limits.num_workers >= 1 && limits.num_workers <= 1024, function, "limits.num_workers", "1 to 1024", limits.num_workers);
 }
 

@@ -34,6 +34,7 @@ class ClusterIndex {
   //
   // Method: algorithm.md eq. 3 and 4. Shapes: kv rows [num_kv_heads][head_dim]; prompt_queries (may be null) rows
   // [num_qo_heads][head_dim], a sample of the prompt's own queries after RoPE: every 32nd is plenty. Without them distances are plain L2.
+  // A prompt that leaves nothing to index forgets its queries: build again once it is longer, or append() goes on with plain L2.
   // Errors: Error(invalid_argument). Post: strong guarantee. Cost: about (iterations + 1) * num_tokens * segment_tokens / cluster_size
   // * head_dim multiply-adds per KV head; memory one segment of keys in f32 per worker.
   void build(const KvCacheView& kv, const QueryView* prompt_queries, Executor& executor) {

@@ -104,9 +104,9 @@ class Decoder {
 
  private:
   static cpu::ScratchLimits scratch_limits(const AttentionShape& shape, const DecodeOptions& options, const DecodeLimits& limits) {
-    const int slots = limits.max_clusters > 0 ? limits.max_clusters : limits.max_tokens / 8 + kClusterBlock;
+    const int slots = limits.max_clusters > 0 ? limits.max_clusters : limits.max_tokens / 4 + kClusterBlock;
     const int heads = options.scope == SelectionScope::group ? shape.group_size() : 1;
-    return {heads, shape.head_dim, limits.max_tokens, int(round_up(slots, kClusterBlock)), options.num_samples};
+    return {heads, shape.head_dim, limits.max_tokens, int(round_up(slots, kClusterBlock)), samples_per_round(options)};
   }
   cpu::ScratchLimits scratch_limits() const { return scratch_limits(shape_, options_, limits_); }
 

@@ -52,8 +52,9 @@ struct SamplePoints {
 };
 
 inline SamplePoints sample_points(const HeadTask& task, const DecodeOptions& options, const ReadState& state) {
-  const uint64_t place = (uint64_t(task.sequence) << 48) ^ (uint64_t(task.first_qo_head) << 32) ^ uint64_t(task.kv.num_tokens);
-  return {mix_bits(options.seed ^ place) + uint64_t(state.num_sampled), options.num_samples};
+  // The place in the batch is no part of the key: a sequence draws the same tokens wherever it stands.
+  const uint64_t place = (uint64_t(task.first_qo_head) << 32) ^ uint64_t(task.kv.num_tokens);
+  return {mix_bits(options.seed ^ place) + uint64_t(state.num_sampled), samples_per_round(options)};
 }
 
 // The draws that fall into the worker's part of the positions. Returns the first stratum; draws are of it and the following ones. Their
@@ -71,23 +72,23 @@ inline int draw_tokens(const HeadTask& task, const ClusterHeadView& head, const 
   const double after = before + rule.probability(task.own().share_sum, task.own().size_sum);
   const SamplePoints points = sample_points(task, options, state);
   int stratum = 0;
-  while (stratum < options.num_samples && points.point(stratum) < before) ++stratum;
+  while (stratum < points.num_samples && points.point(stratum) < before) ++stratum;
   const int first_stratum = stratum, last = state.stop + task.team.last(count);
   const bool takes_all = task.team.worker == task.team.num_workers - 1;
-  double cumulative = before, next = stratum < options.num_samples ? points.point(stratum) : 2.0;
+  double cumulative = before, next = stratum < points.num_samples ? points.point(stratum) : 2.0;
   num_draws = 0;
-  for (int position = state.stop + task.team.first(count); position < last && stratum < options.num_samples; ++position) {
+  for (int position = state.stop + task.team.first(count); position < last && stratum < points.num_samples; ++position) {
     const double probability = rule.probability(double(task.shared->share[position]), double(task.shared->size[position]));
     cumulative += probability;
     // The last position of a worker takes what rounding of the cumulative sum would leave over.
     const double limit = position + 1 < last ? cumulative : takes_all ? 2.0 : after;
-    while (stratum < options.num_samples && next < limit) {
+    while (stratum < points.num_samples && next < limit) {
       const ClusterRef cluster = cluster_at(head, task.shared->cluster[position]);
       const int size = cluster.num_tokens();
-      draws[num_draws] = {cluster.tokens()[points.token_of(stratum, size)], float(double(size) / (probability * options.num_samples))};
+      draws[num_draws] = {cluster.tokens()[points.token_of(stratum, size)], float(double(size) / (probability * points.num_samples))};
       const std::byte* key = task.kv.key_row(draws[num_draws++].token, task.kv_head);
       for (int byte = 0; byte < row_bytes; byte += 64) simd::prefetch(key + byte);
-      next = ++stratum < options.num_samples ? points.point(stratum) : 2.0;
+      next = ++stratum < points.num_samples ? points.point(stratum) : 2.0;
     }
   }
   return first_stratum;
@@ -115,10 +116,10 @@ inline void sample_rest(const HeadTask& task, const ClusterHeadView& head, const
   task.team.sync();
   for (int g = 0; g < task.num_heads; ++g) {
     StratifiedSum sum;
-    for (int i = 0; i < options.num_samples; ++i) sum.add(task.shared->contributions.row(g)[i]);
+    for (int i = 0; i < samples_per_round(options); ++i) sum.add(task.shared->contributions.row(g)[i]);
     rest[g] = sum.result();
   }
-  state.num_sampled += options.num_samples;
+  state.num_sampled += samples_per_round(options);
 }
 
 }  // namespace quorum::cpu

@@ -31,7 +31,8 @@ inline void transform_blocks(const HeadTask& task, const QueryMetricView& metric
 // Rotated and quantised queries in the worker's own scratch, from the team's y.
 //
 // The int8 query has one scale a head. Its rounding moves a score by about |q'| |x| / (127 sqrt(12 head_dim)) * 3.5, about one
-// hundredth of the spread of scores (docs/numerics.md). NaN and Inf become zeros here; they end on the dense path by way of `step`.
+// hundredth of the spread of scores (docs/numerics.md). NaN and Inf are rounded to something here; they end on the dense path by way of
+// mean_score and step.
 inline IndexQueries prepare_queries(const HeadTask& task, const QueryMetricView& metric) {
   const int d = task.head_dim(), dim = padded_dim(d);
   IndexQueries out;
