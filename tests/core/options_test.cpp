@@ -81,6 +81,8 @@ TEST_CASE("certificate options") {
   CHECK(DECODE_ERROR(o.certificate.confidence = kNan) == "plan: options.certificate.confidence must be in (0.5, 1), got nan");
   CHECK(DECODE_ERROR(o.certificate.max_rounds = -1) == "plan: options.certificate.max_rounds must be 0 to 8, got -1");
   CHECK(DECODE_ERROR(o.certificate.max_rounds = 9) == "plan: options.certificate.max_rounds must be 0 to 8, got 9");
+  CHECK(DECODE_ERROR(o.certificate.num_samples = 1) == "plan: options.certificate.num_samples must be 2 to 256, got 1");
+  CHECK(DECODE_ERROR(o.certificate.num_samples = 257) == "plan: options.certificate.num_samples must be 2 to 256, got 257");
 }
 
 TEST_CASE("decode options on their edges are valid") {
@@ -91,6 +93,17 @@ TEST_CASE("decode options on their edges are valid") {
   CHECK(DECODE_ERROR(o.dense_below = 0) == "no error");
   CHECK(DECODE_ERROR(o.certificate.max_rounds = 0) == "no error");
   CHECK(DECODE_ERROR(o.certificate.max_rounds = 8) == "no error");
+}
+
+TEST_CASE("draws of one round: the certificate's number counts if it is larger") {
+  DecodeOptions options;
+  options.num_samples = 32;
+  options.certificate.num_samples = 100;
+  CHECK(samples_per_round(options) == 32);
+  options.certificate.enabled = true;
+  CHECK(samples_per_round(options) == 100);
+  options.num_samples = 200;
+  CHECK(samples_per_round(options) == 200);
 }
 
 TEST_CASE("decode limits") {

@@ -93,9 +93,9 @@ TEST_CASE("lse may be left out; an empty batch is fine") {
   auto with = batch.dense(executor);
   std::vector<float> output(4 * 64);
   const KvCacheView kv = batch.cache(0).view();
-  dense_attention(batch.shape(), batch.queries().view(), {&kv, 1}, {output.data(), nullptr}, executor);
+  dense_attention(batch.shape(), batch.query_view(), {&kv, 1}, {output.data(), nullptr}, executor);
   CHECK(output == with.output);
-  QueryView none = batch.queries().view();
+  QueryView none = batch.query_view();
   none.num_rows = 0;
   dense_attention(batch.shape(), none, {}, {}, executor);
 }
@@ -161,7 +161,7 @@ TEST_CASE("errors name the argument, and nothing is written") {
     return message;
   };
   const auto shape = batch.shape();
-  const QueryView queries = batch.queries().view();
+  const QueryView queries = batch.query_view();
   const KvCacheView kv = batch.cache(0).view();
   AttentionShape odd = shape;
   odd.head_dim = 63;

@@ -52,8 +52,7 @@ test::DecodeResult attend(const Batch& batch, const SelectionView& selection, Ex
   test::DecodeResult result(batch.shape(), batch.num_sequences());
   std::vector<KvCacheView> views;
   for (const SequenceView& sequence : batch.sequences()) views.push_back(sequence.kv);
-  // The view of the queries is the same for every call.
-  sparse_attention(batch.shape(), const_cast<Batch&>(batch).queries().view(), views, selection, result.out(), executor);
+  sparse_attention(batch.shape(), batch.query_view(), views, selection, result.out(), executor);
   return result;
 }
 
@@ -133,7 +132,7 @@ TEST_CASE("errors name the argument, and nothing is written") {
   const auto error_of = [&](const QueryView& queries, const SelectionView& selection) {
     return test::argument_error([&] { sparse_attention(batch.shape(), queries, {&kv, 1}, selection, result.out(), executor); });
   };
-  const QueryView queries = batch.queries().view();
+  const QueryView queries = batch.query_view();
   CHECK(error_of(queries, {nullptr, indptr, nullptr, 0, 2, 2}) ==
         "sparse_attention: selection.num_sequences must be the number of sequences, got 2");
   CHECK(error_of(queries, {nullptr, indptr, nullptr, 0, 1, 1}) ==

@@ -97,6 +97,7 @@ class Batch {
   int num_sequences() const { return int(caches_.size()); }
   TestCache& cache(int sequence) { return *caches_[size_t(sequence)]; }
   TestQueries& queries() { return *queries_; }
+  QueryView query_view() const { return queries_->view(); }
   ClusterIndex& index(int sequence) { return *indexes_[size_t(sequence)]; }
 
   std::vector<SequenceView> sequences() const {
