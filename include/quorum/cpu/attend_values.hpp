@@ -36,7 +36,7 @@ inline int cover_tail(const HeadTask& task, const ReadState& state) {
 
 // Expected weights of the worker's clusters that the tail uses; the sums and the count are published. One barrier inside.
 // Returns the number of clusters of the whole team; used[g]: their weight.
-inline int sum_used_clusters(const HeadTask& task, const ReadState& state, int cut, double* used) {
+inline int sum_used_clusters(const HeadTask& task, const ClusterHeadView& head, const ReadState& state, int cut, double* used) {
   const int count = state.num_clusters - state.stop;
   const int first = state.stop + task.team.first(count), last = state.stop + task.team.last(count);
   std::fill_n(task.own().estimate, task.num_heads, 0.0);
@@ -44,6 +44,8 @@ inline int sum_used_clusters(const HeadTask& task, const ReadState& state, int c
   for (int position = first; position < last; ++position) {
     if (share_bucket(task.shared->share[position]) > cut) continue;
     for (int g = 0; g < task.num_heads; ++g) task.own().estimate[g] += double(task.shared->ordered.row(g)[position]);
+    const ClusterRef cluster = cluster_at(head, task.shared->cluster[position]);
+    simd::prefetch(cluster.segment->value_mean_scale + cluster.local);
     ++clusters;
   }
   task.own().size_sum = clusters;
@@ -96,7 +98,7 @@ inline int attend_tail(const HeadTask& task, const ClusterHeadView& head, const 
                        double* amount_used) {
   const int count = state.num_clusters - state.stop, cut = cover_tail(task, state), d = task.head_dim();
   double used[kMaxGroupSize];
-  const int clusters = sum_used_clusters(task, state, cut, used);
+  const int clusters = sum_used_clusters(task, head, state, cut, used);
   float scale[kMaxGroupSize];
   for (int g = 0; g < task.num_heads; ++g) {
     scale[g] = float(tail_scale(amount[g], used[g]));

@@ -122,11 +122,22 @@ inline int plan_chunk(const HeadTask& task, const DecodeOptions& options, const 
   return std::max(1, end - state.scored);
 }
 
+// Asks for the token lists of clusters at positions [first, last): where they begin, then what is there.
+inline void prefetch_token_lists(const HeadTask& task, const ClusterHeadView& head, int first, int last) {
+  const int32_t* cluster = task.shared->cluster;
+  for (int position = first; position < last; ++position) {
+    const ClusterRef ref = cluster_at(head, cluster[position]);
+    simd::prefetch(ref.segment->cluster_indptr + ref.local);
+  }
+  for (int position = first; position < last; ++position) simd::prefetch(cluster_at(head, cluster[position]).tokens());
+}
+
 // Reads the keys of clusters [state.scored, state.scored + count), split over the team by tokens.
 inline void score_clusters_exactly(const HeadTask& task, const ClusterHeadView& head, ReadState& state, int count) {
   HeadScratch& shared = *task.shared;
   int total = 0;
   for (int i = 0; i < count; ++i) total += shared.size[state.scored + i];
+  prefetch_token_lists(task, head, state.scored, state.scored + count);
   const int begin = task.team.first(total), end = task.team.last(total), base = state.num_always + state.scored_tokens;
   int first_position = -1, last_position = -1, running = 0;
   for (int position = state.scored; position < state.scored + count; ++position) {

@@ -57,11 +57,25 @@ inline SamplePoints sample_points(const HeadTask& task, const DecodeOptions& opt
   return {mix_bits(options.seed ^ place) + uint64_t(state.num_sampled), samples_per_round(options)};
 }
 
-// The draws that fall into the worker's part of the positions. Returns the first stratum; draws are of it and the following ones. Their
-// keys are asked for at once: they lie anywhere.
+inline constexpr int kMaxSamples = 256;
+
+// From places within clusters to tokens of the sequence. Each step asks for what the next one needs: where a cluster's tokens begin,
+// which token is meant, its key. One after the other they would be three waits for memory a draw.
+inline void resolve_draws(const HeadTask& task, const ClusterRef* drawn, Draw* draws, int num_draws) {
+  const int row_bytes = task.head_dim() * element_bytes(task.kv.type);
+  for (int i = 0; i < num_draws; ++i) simd::prefetch(drawn[i].tokens() + draws[i].token);
+  for (int i = 0; i < num_draws; ++i) {
+    draws[i].token = drawn[i].tokens()[draws[i].token];
+    const std::byte* key = task.kv.key_row(draws[i].token, task.kv_head);
+    for (int byte = 0; byte < row_bytes; byte += 64) simd::prefetch(key + byte);
+  }
+}
+
+// The draws that fall into the worker's part of the positions. Returns the first stratum; draws are of it and the following ones.
 inline int draw_tokens(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, const ReadState& state, Draw* draws,
                        int& num_draws) {
-  const int count = state.num_clusters - state.stop, row_bytes = task.head_dim() * element_bytes(task.kv.type);
+  const int count = state.num_clusters - state.stop;
+  ClusterRef drawn[kMaxSamples];
   double share_sum = 0.0, size_sum = 0.0, before = 0.0;
   for (int w = 0; w < task.team.num_workers; ++w) {
     share_sum += task.workers[w].share_sum;
@@ -84,13 +98,14 @@ inline int draw_tokens(const HeadTask& task, const ClusterHeadView& head, const 
     const double limit = position + 1 < last ? cumulative : takes_all ? 2.0 : after;
     while (stratum < points.num_samples && next < limit) {
       const ClusterRef cluster = cluster_at(head, task.shared->cluster[position]);
-      const int size = cluster.num_tokens();
-      draws[num_draws] = {cluster.tokens()[points.token_of(stratum, size)], float(double(size) / (probability * points.num_samples))};
-      const std::byte* key = task.kv.key_row(draws[num_draws++].token, task.kv_head);
-      for (int byte = 0; byte < row_bytes; byte += 64) simd::prefetch(key + byte);
+      simd::prefetch(cluster.segment->cluster_indptr + cluster.local);
+      drawn[num_draws] = cluster;
+      draws[num_draws++] = {points.token_of(stratum, task.shared->size[position]),
+                            float(double(task.shared->size[position]) / (probability * points.num_samples))};
       next = ++stratum < points.num_samples ? points.point(stratum) : 2.0;
     }
   }
+  resolve_draws(task, drawn, draws, num_draws);
   return first_stratum;
 }
 
@@ -98,7 +113,6 @@ inline int draw_tokens(const HeadTask& task, const ClusterHeadView& head, const 
 // Cost: num_samples keys for the group, and one pass over the unread clusters' estimates. Every worker gets the same result.
 inline void sample_rest(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, ReadState& state,
                         SampledRest* rest) {
-  constexpr int kMaxSamples = 256;
   Draw draws[kMaxSamples];
   int num_draws = 0;
   const int first = draw_tokens(task, head, options, state, draws, num_draws);
