@@ -36,6 +36,7 @@ BatchSpec small(int num_qo_heads, int num_kv_heads, int head_dim, std::vector<in
   BatchSpec spec;
   spec.shape = {num_qo_heads, num_kv_heads, head_dim, 0.0f};
   spec.lengths = std::move(lengths);
+  spec.build_indexes = false;
   return spec;
 }
 

@@ -53,12 +53,14 @@ class TestCache {
  public:
   // keys, values: [num_tokens][num_kv_heads][head_dim]
   TestCache(const CacheShape& shape, const std::vector<float>& keys, const std::vector<float>& values)
-      : shape_(shape), block_(shape.type, 2 * plane()) {
-    const int64_t d = shape.head_dim;
+      : shape_(shape),
+        block_(shape.type, 2 * plane()),
+        keys_(size_t(shape.num_kv_heads), reference::Matrix(shape.num_tokens, shape.head_dim)),
+        values_(keys_) {
+    size_t from = 0;
     for (int i = 0; i < shape.num_tokens; ++i)
       for (int h = 0; h < shape.num_kv_heads; ++h)
-        for (int c = 0; c < d; ++c) {
-          const auto from = size_t((int64_t(i) * shape.num_kv_heads + h) * d + c);
+        for (int c = 0; c < shape.head_dim; ++c, ++from) {
           set_key(i, h, c, keys[from]);
           set_value(i, h, c, values[from]);
         }
@@ -69,12 +71,14 @@ class TestCache {
     return {block_.at(0),          block_.at(value_offset()), shape_.type,           shape_.num_tokens,
             unit * token_stride(), unit * head_stride(),      unit * token_stride(), unit * head_stride()};
   }
-  void set_key(int token, int kv_head, int c, float x) { block_.set(at(token, kv_head) + c, x); }
-  void set_value(int token, int kv_head, int c, float x) { block_.set(value_offset() + at(token, kv_head) + c, x); }
+  void set_key(int token, int kv_head, int c, float x) { set(at(token, kv_head) + c, x, keys_[size_t(kv_head)].row(token)[c]); }
+  void set_value(int token, int kv_head, int c, float x) {
+    set(value_offset() + at(token, kv_head) + c, x, values_[size_t(kv_head)].row(token)[c]);
+  }
 
   // What the cache really holds, after rounding to its type, in double.
-  reference::Matrix keys(int kv_head) const { return rows(0, kv_head); }
-  reference::Matrix values(int kv_head) const { return rows(value_offset(), kv_head); }
+  const reference::Matrix& keys(int kv_head) const { return keys_[size_t(kv_head)]; }
+  const reference::Matrix& values(int kv_head) const { return values_[size_t(kv_head)]; }
   const CacheShape& shape() const { return shape_; }
 
  private:
@@ -87,15 +91,14 @@ class TestCache {
   int64_t value_offset() const { return shape_.layout == Layout::interleaved ? shape_.num_kv_heads * row() : plane(); }
   int64_t at(int token, int kv_head) const { return token * token_stride() + kv_head * head_stride(); }
 
-  reference::Matrix rows(int64_t offset, int kv_head) const {
-    reference::Matrix out(shape_.num_tokens, shape_.head_dim);
-    for (int i = 0; i < shape_.num_tokens; ++i)
-      for (int c = 0; c < shape_.head_dim; ++c) out.row(i)[c] = block_.get(offset + at(i, kv_head) + c);
-    return out;
+  void set(int64_t i, float x, double& held) {
+    block_.set(i, x);
+    held = block_.get(i);
   }
 
   CacheShape shape_;
   ElementBlock block_;
+  std::vector<reference::Matrix> keys_, values_;  // [num_kv_heads]
 };
 
 // Owns query vectors [num_rows][num_qo_heads][head_dim], a NaN gap of 8 elements after each.

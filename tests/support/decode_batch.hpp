@@ -20,6 +20,7 @@ struct BatchSpec {
   ElementType query_type = ElementType::f32;
   Layout layout = Layout::nhd;
   IndexOptions index;
+  bool build_indexes = true;
   int num_prompt_queries = 0;  // 0: the index is built without queries
   uint64_t seed = 1;
   float sharpness = 3.0f;
@@ -87,6 +88,7 @@ class Batch {
     SerialExecutor executor;
     for (size_t s = 0; s < caches_.size(); ++s) {
       indexes_.push_back(std::make_unique<ClusterIndex>(shape, spec_.index));
+      if (!spec_.build_indexes) continue;
       const QueryView prompt = QueryView::contiguous(prompts_[s].data(), spec_.num_prompt_queries, shape.num_qo_heads, shape.head_dim);
       indexes_[s]->build(caches_[s]->view(), spec_.num_prompt_queries > 0 ? &prompt : nullptr, executor);
     }
