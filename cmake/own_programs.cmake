@@ -1,6 +1,8 @@
 # How quorum's own tests, examples and benchmarks are compiled. Nothing here reaches a program that only links quorum::quorum.
 include(CheckCXXCompilerFlag)
 
+set(CMAKE_CXX_EXTENSIONS OFF)  # -std=c++20, not gnu++20
+
 set(quorum_warning_flags "")
 if(NOT MSVC)
   set(quorum_warning_flags -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor)
@@ -47,5 +49,5 @@ endif()
 function(quorum_add_program name)
   add_executable(${name} ${ARGN})
   target_link_libraries(${name} PRIVATE quorum_own)
-  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin" CXX_EXTENSIONS OFF)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
 endfunction()
