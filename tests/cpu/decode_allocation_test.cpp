@@ -1,0 +1,134 @@
+// Decoding never allocates: this file replaces the global operator new by one that counts, for the whole test program.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "quorum/cpu/decode.hpp"
+#include "tests/support/decode_batch.hpp"
+
+namespace {
+
+std::atomic<int64_t> allocations{0};
+
+void* counted(std::size_t size, std::size_t alignment) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  const std::size_t whole = (size + alignment - 1) / alignment * alignment;
+  void* pointer = std::aligned_alloc(alignment, whole == 0 ? alignment : whole);
+  if (pointer == nullptr) throw std::bad_alloc();
+  return pointer;
+}
+
+}  // namespace
+
+// Not inlined: GCC 12 would take the pair of aligned_alloc and operator delete for a mistake.
+#define COUNTED [[gnu::noinline]]
+COUNTED void* operator new(std::size_t size) { return counted(size, alignof(std::max_align_t)); }
+COUNTED void* operator new[](std::size_t size) { return counted(size, alignof(std::max_align_t)); }
+COUNTED void* operator new(std::size_t size, std::align_val_t alignment) { return counted(size, std::size_t(alignment)); }
+COUNTED void* operator new[](std::size_t size, std::align_val_t alignment) { return counted(size, std::size_t(alignment)); }
+COUNTED void operator delete(void* pointer) noexcept { std::free(pointer); }
+COUNTED void operator delete[](void* pointer) noexcept { std::free(pointer); }
+COUNTED void operator delete(void* pointer, std::size_t) noexcept { std::free(pointer); }
+COUNTED void operator delete[](void* pointer, std::size_t) noexcept { std::free(pointer); }
+COUNTED void operator delete(void* pointer, std::align_val_t) noexcept { std::free(pointer); }
+COUNTED void operator delete[](void* pointer, std::align_val_t) noexcept { std::free(pointer); }
+COUNTED void operator delete(void* pointer, std::size_t, std::align_val_t) noexcept { std::free(pointer); }
+COUNTED void operator delete[](void* pointer, std::size_t, std::align_val_t) noexcept { std::free(pointer); }
+
+using namespace quorum;
+
+namespace {
+
+// Allocations during `call`.
+template <class Call>
+int64_t allocations_of(Call&& call) {
+  const int64_t before = allocations.load();
+  call();
+  return allocations.load() - before;
+}
+
+}  // namespace
+
+TEST_CASE("the counter counts") {
+  CHECK(allocations_of([] { delete new int(1); }) >= 0);  // a compiler may leave this pair out
+  CHECK(allocations_of([] {
+          std::vector<int> v;
+          v.reserve(100);
+          CHECK(v.capacity() >= 100);
+        }) > 0);
+}
+
+TEST_CASE("decode and select allocate nothing, on any path") {
+  test::BatchSpec spec;
+  spec.shape = {8, 2, 72, 0.0f};
+  spec.lengths = {1500, 0, 40, 700};
+  spec.index.variance = VarianceModel::diagonal;
+  test::Batch batch(spec);
+  const auto sequences = batch.sequences();
+  const QueryView queries = batch.query_view();
+  test::DecodeResult result(spec.shape, 4);
+  std::vector<int32_t> tokens(8 * 1500), counts(8);
+  const SelectionOutput selection{tokens.data(), counts.data(), 1500};
+  const SelectionOutput too_small{tokens.data(), counts.data(), 10};
+  for (const int workers : {1, 3}) {
+    ThreadExecutor executor(workers);
+    for (const float target : {0.5f, 0.95f, 1.0f})
+      for (const Tail tail : {Tail::drop, Tail::estimated, Tail::calibrated})
+        for (const MissPolicy policy : {MissPolicy::accept, MissPolicy::widen, MissPolicy::dense}) {
+          DecodeOptions options;
+          options.target_ratio = target;
+          options.tail = tail;
+          options.dense_below = 0;
+          options.certificate.enabled = policy != MissPolicy::accept;
+          options.certificate.policy = policy;
+          options.variance = tail == Tail::estimated ? VarianceModel::diagonal : VarianceModel::shared;
+          Decoder decoder(spec.shape, options, batch.limits(workers));
+          DecodeStatus statuses[3];
+          const int64_t count = allocations_of([&] {
+            statuses[0] = decoder.decode(queries, sequences, result.out(), result.reports, executor);
+            statuses[1] = decoder.select(queries, sequences, selection, result.reports, executor);
+            statuses[2] = decoder.select(queries, sequences, too_small, {}, executor);
+          });
+          CHECK(count == 0);
+          CHECK(statuses[0] == DecodeStatus::ok);
+          CHECK(statuses[1] == DecodeStatus::ok);
+          CHECK(statuses[2] == DecodeStatus::selection_too_small);
+        }
+  }
+}
+
+TEST_CASE("poisoned input, one set per head, and refused calls allocate nothing either") {
+  test::BatchSpec spec;
+  spec.shape = {4, 2, 64, 0.0f};
+  spec.lengths = {600};
+  test::Batch batch(spec);
+  batch.queries().set(0, 1, 3, kNan);
+  const auto sequences = batch.sequences();
+  test::DecodeResult result(spec.shape, 1);
+  SerialExecutor executor;
+  DecodeOptions options;
+  options.dense_below = 0;
+  options.scope = SelectionScope::head;
+  Decoder decoder(spec.shape, options, batch.limits());
+  QueryView wrong = batch.query_view();
+  wrong.num_rows = 2;
+  DecodeStatus statuses[2];
+  CHECK(allocations_of([&] {
+          statuses[0] = decoder.decode(batch.query_view(), sequences, result.out(), result.reports, executor);
+          statuses[1] = decoder.decode(wrong, sequences, result.out(), result.reports, executor);
+        }) == 0);
+  CHECK(statuses[0] == DecodeStatus::ok);
+  CHECK(statuses[1] == DecodeStatus::batch_mismatch);
+}
+
+TEST_CASE("with a workspace of the caller a decoder allocates next to nothing") {
+  const AttentionShape shape{8, 2, 128, 0.0f};
+  const DecodeLimits limits{4, 100000, 0, 1};
+  const auto bytes = size_t(Decoder::workspace_bytes(shape, {}, limits));
+  CHECK(bytes > 1'000'000);
+  cpu::AlignedVector<std::byte> block(bytes);
+  CHECK(allocations_of([&] { Decoder decoder(shape, {}, limits, block); }) <= 8);
+}
