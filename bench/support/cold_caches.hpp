@@ -22,7 +22,14 @@ class ColdCaches {
 #endif
     block_.assign(static_cast<size_t>(std::clamp<int64_t>(2 * last_level, 64 << 20, 512 << 20)), 1);
   }
+  // Post: the workers are awake, as they are in an engine that just ran another operator on them.
   void clean(Executor& executor) {
+    clean_once(executor);
+    executor.run([](void*, int, int) {}, nullptr);
+  }
+
+ private:
+  void clean_once(Executor& executor) {
     executor.run(
         [](void* context, int worker, int num_workers) {
           auto& self = *static_cast<ColdCaches*>(context);
@@ -34,7 +41,6 @@ class ColdCaches {
         this);
   }
 
- private:
   std::vector<unsigned char> block_;
   std::atomic<unsigned> sum_{0};
 };
