@@ -156,6 +156,10 @@ class Batch {
   reference::Attention attention(int sequence, int qo_head) const {
     return attention(sequence, qo_head, reference::all_tokens(caches_[size_t(sequence)]->shape().num_tokens));
   }
+  std::vector<double> scores(int sequence, int qo_head) const {
+    const int kv_head = qo_head / (spec_.shape.num_qo_heads / spec_.shape.num_kv_heads);
+    return reference::scores(queries_->get(sequence, qo_head).data(), caches_[size_t(sequence)]->keys(kv_head), scale());
+  }
   double attained_ratio(int sequence, int qo_head, const std::vector<int>& tokens) const {
     const int kv_head = qo_head / (spec_.shape.num_qo_heads / spec_.shape.num_kv_heads);
     return reference::attained_ratio(queries_->get(sequence, qo_head).data(), caches_[size_t(sequence)]->keys(kv_head), scale(), tokens);
