@@ -160,6 +160,7 @@ class Batch {
     const int kv_head = qo_head / (spec_.shape.num_qo_heads / spec_.shape.num_kv_heads);
     return reference::scores(queries_->get(sequence, qo_head).data(), caches_[size_t(sequence)]->keys(kv_head), scale());
   }
+  const reference::Matrix& values(int sequence, int kv_head) const { return caches_[size_t(sequence)]->values(kv_head); }
   double attained_ratio(int sequence, int qo_head, const std::vector<int>& tokens) const {
     const int kv_head = qo_head / (spec_.shape.num_qo_heads / spec_.shape.num_kv_heads);
     return reference::attained_ratio(queries_->get(sequence, qo_head).data(), caches_[size_t(sequence)]->keys(kv_head), scale(), tokens);
