@@ -86,8 +86,8 @@ inline Workload trace_workload(const std::string& name, const std::string& path)
 
 // Keys of a Gaussian mixture: topics of 32 tokens on average, of uneven size.
 //
-// A score is alpha * (topic part) + beta * (own part), both standard normal, so that scores have a deviation of 3.3 nat, 85 % of the
-// variance between topics: 2 % of the tokens then hold 90 % of a head's weight. Heads of a group share half of their query.
+// A score is a topic part and an own part, both normal, with deviations of 3.2 and 0.9 nat: 2.5 % of the tokens then hold 90 % of a head's
+// weight. Heads of a group share 80 % of the variance of their queries.
 struct ClusteredOptions {
   int num_tokens = 0;
   int num_kv_heads = 8;
@@ -99,7 +99,7 @@ struct ClusteredOptions {
 };
 
 inline Workload clustered_workload(const std::string& name, const ClusteredOptions& options) {
-  constexpr float kTopicPart = 2.8f, kOwnPart = 1.7f, kShared = 0.70710678f;
+  constexpr float kTopicPart = 3.2f, kOwnPart = 0.9f, kShared = 0.89442719f, kSeparate = 0.44721360f;
   const int n = options.num_tokens, heads = options.num_kv_heads, d = options.head_dim, topics = std::max(1, n / 32);
   const size_t elements = size_t(n) * size_t(heads) * size_t(d);
   auto keys = std::make_shared<HugeBlock>(elements * 2), values = std::make_shared<HugeBlock>(elements * 2);
@@ -131,7 +131,8 @@ inline Workload clustered_workload(const std::string& name, const ClusteredOptio
     const float* common = noise_row();
     for (int g = 0; g < options.group_size; ++g)
       for (int c = 0; c < d; ++c)
-        (*queries)[(size_t(i) * size_t(options.group_size) + size_t(g)) * size_t(d) + size_t(c)] = kShared * (common[c] + normal(random));
+        (*queries)[(size_t(i) * size_t(options.group_size) + size_t(g)) * size_t(d) + size_t(c)] =
+            kShared * common[c] + kSeparate * normal(random);
   }
   Workload workload;
   workload.name = name;
