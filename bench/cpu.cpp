@@ -21,6 +21,7 @@ using namespace quorum;
 using bench::Workload;
 
 constexpr float kTargets[] = {0.5f, 0.7f, 0.8f, 0.9f, 0.95f};
+constexpr int kBudgetPercents[] = {1, 2, 5, 10};  // of the tokens; generated caches say nothing of what a target costs
 constexpr int kSteps = 48;
 
 double seconds_of(const std::function<void()>& work) {
@@ -180,11 +181,12 @@ void run_dense(benchmark::State& state, const std::string& workload, int threads
   }
 }
 
-void run_sparse(benchmark::State& state, const std::string& workload, int threads, float target) {
+void run_sparse(benchmark::State& state, const std::string& workload, int threads, float target, int budget_percent) {
   Session& session = sessions.get(workload, threads);
   const Workload& input = session.workload();
   DecodeOptions options;
   options.target_ratio = target;
+  options.fixed_budget = int(int64_t(input.kv.num_tokens) * budget_percent / 100);
   Decoder decoder(input.shape, options, {1, input.kv.num_tokens, session.index().num_cluster_slots(), threads});
   std::vector<HeadReport> reports(size_t(input.shape.num_qo_heads));
   const int queries = int(input.visible_tokens.size());
@@ -235,7 +237,8 @@ void add_benchmark(const std::string& name, int threads, std::function<void(benc
       ->Unit(benchmark::kMicrosecond);
 }
 
-void add_workload(const std::string& name, const std::vector<int>& thread_counts, Sessions::Maker maker) {
+// Traces are decoded at targets, generated caches with budgets besides.
+void add_workload(const std::string& name, const std::vector<int>& thread_counts, bool generated, Sessions::Maker maker) {
   sessions.add(name, std::move(maker));
   for (const int threads : thread_counts) {
     add_benchmark("build/" + name, threads, [=](benchmark::State& state) { run_build(state, name, threads); });
@@ -243,8 +246,12 @@ void add_workload(const std::string& name, const std::vector<int>& thread_counts
     for (const float target : kTargets) {
       char label[8];
       std::snprintf(label, sizeof(label), "%.2f", double(target));
-      add_benchmark("sparse/" + name + "/" + label, threads, [=](benchmark::State& state) { run_sparse(state, name, threads, target); });
+      add_benchmark("sparse/" + name + "/" + label, threads, [=](benchmark::State& state) { run_sparse(state, name, threads, target, 0); });
     }
+    for (const int percent : kBudgetPercents)
+      if (generated)
+        add_benchmark("sparse/" + name + "/budget_" + std::to_string(percent) + "_percent", threads,
+                      [=](benchmark::State& state) { run_sparse(state, name, threads, 0.9f, percent); });
   }
 }
 
@@ -261,21 +268,23 @@ int main(int argc, char** argv) {
   const std::vector<int> threads = thread_counts();
   for (const int count : threads) add_benchmark("read_bandwidth", count, [=](benchmark::State& state) { run_bandwidth(state, count); });
   const std::string root = QUORUM_ROOT;
-  add_workload("smollm2_8k", threads,
+  add_workload("smollm2_8k", threads, false,
                [=] { return bench::trace_workload("smollm2_8k", root + "/examples/data/smollm2_135m_kjv_8k_layer12.safetensors"); });
   const char* shared = std::getenv("QUORUM_SHARED");
   const std::string traces = shared != nullptr ? shared : root + "/../shared/traces";
   for (const char* layer : {"05", "11", "17"}) {
     const std::string path = traces + "/gemma3_270m_kjv_32k_layer" + layer + ".safetensors", name = std::string("gemma3_32k_layer") + layer;
     if (std::filesystem::exists(path))
-      add_workload(name, threads, [=] { return bench::trace_workload(name, path); });
+      add_workload(name, threads, false, [=] { return bench::trace_workload(name, path); });
     else
       std::fprintf(stderr, "skipped: %s needs %s\n", name.c_str(), path.c_str());
   }
   for (const auto& [size, tokens] : {std::pair{"8k", 8192}, {"32k", 32768}, {"128k", 131072}}) {
     for (const bool head_major : {true, false}) {
       const std::string name = std::string("llama8b_") + size + (head_major ? "_hnd" : "_nhd");
-      add_workload(name, threads, [=, tokens = tokens] { return bench::clustered_workload(name, {tokens, 8, 4, 128, head_major, 16, 1}); });
+      add_workload(name, threads, true, [=, tokens = tokens] {
+        return bench::clustered_workload(name, {tokens, 8, 4, 128, head_major, 16, 1});
+      });
     }
   }
   benchmark::RunSpecifiedBenchmarks();
