@@ -157,14 +157,12 @@ inline void score_clusters_exactly(const HeadTask& task, const ClusterHeadView& 
     int tokens = 0;
     for (int position = first_position; position <= last_position; ++position) tokens += shared.size[position];
     score_listed_tokens(task, offset, offset + tokens);
-    for (int g = 0; g < task.num_heads; ++g) {
-      float* weights = shared.weights.row(g);
-      weigh_scores(weights + offset, tokens, state.reference[g]);
-      for (int position = first_position, at = offset; position <= last_position; ++position) {
-        float sum = 0.0f;
-        for (const int last = at + shared.size[position]; at < last; ++at) sum += weights[at];
-        shared.read_weight.row(g)[position] = sum;
-      }
+    for (int g = 0; g < task.num_heads; ++g) weigh_scores(shared.weights.row(g) + offset, tokens, state.reference[g]);
+    for (int position = first_position, at = offset; position <= last_position; ++position) {
+      float sums[kMaxGroupSize] = {};  // heads side by side: one chain of additions each
+      for (const int last = at + shared.size[position]; at < last; ++at)
+        for (int g = 0; g < task.num_heads; ++g) sums[g] += shared.weights.row(g)[at];
+      for (int g = 0; g < task.num_heads; ++g) shared.read_weight.row(g)[position] = sums[g];
     }
   }
   state.scored += count;
