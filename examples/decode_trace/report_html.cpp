@@ -195,7 +195,8 @@ std::string definition(const std::string& term, const std::string& meaning) {
 std::string tail_text(quorum::Tail tail) {
   if (tail == quorum::Tail::drop) return "Drop: tokens that are not read are left out.";
   if (tail == quorum::Tail::estimated) return "Estimated: unread tokens count with their clusters' mean values and estimated weights.";
-  return "Calibrated: unread tokens count with their clusters' mean values; a small sample of their keys and the estimates together set their total weight.";
+  return "Calibrated: unread tokens count with their clusters' mean values; a small sample of their keys and the estimates together set "
+         "their total weight.";
 }
 
 std::string measured_section(const DemoReport& report) {
