@@ -84,13 +84,10 @@ namespace detail {
 template <class T>
 void load_row_of(const T* row, int head_dim, float factor, float* out) {
   using namespace simd;
+  for (int c = head_dim; c < padded_dim(head_dim); ++c) out[c] = 0.0f;
   int c = 0;
   for (; c + kVectorSize <= head_dim; c += kVectorSize) store(out + c, load_as_float(row + c) * Vector(factor));
-  if (c < head_dim) {
-    store(out + c, load_partial(row + c, head_dim - c) * Vector(factor));
-    c += kVectorSize;
-  }
-  for (; c < padded_dim(head_dim); ++c) out[c] = 0.0f;
+  if (c < head_dim) store(out + c, load_partial(row + c, head_dim - c) * Vector(factor));
 }
 
 }  // namespace detail
