@@ -38,7 +38,7 @@ struct Growing {
     options.dense_below = 0;
     return options;
   }
-  Growing() : decoder(kShape, decode_options(), {1, kLast, 0, 1}) { index.build(cache.view().first(kPrompt), executor); }
+  Growing() : decoder(kShape, decode_options(), {1, kLast, 0, 1}) { test::build_index(index, cache.view().first(kPrompt)); }
 
   std::vector<std::vector<int>> select(int length) {
     std::vector<int32_t> tokens(2 * kLast), counts(2);
@@ -84,7 +84,7 @@ std::vector<double> neighbourhood(const reference::Matrix& keys, int token) {
 TEST_CASE("tokens appended one by one: waiting ones are always read, indexed ones once at most") {
   Growing growing;
   for (int length = kPrompt; length <= kLast; length += length % 13 == 0 ? 7 : 1) {
-    growing.index.append(growing.cache.view().first(length), growing.executor);
+    test::append_index(growing.index, growing.cache.view().first(length));
     const int waiting_from = growing.index.view().end_token;
     CHECK(length - waiting_from >= kWindow);
     CHECK(length - waiting_from < kWindow + kEvery);
@@ -102,7 +102,7 @@ TEST_CASE("tokens appended one by one: waiting ones are always read, indexed one
 
 TEST_CASE("tokens that were appended and indexed are found when the query looks for them") {
   Growing growing;
-  growing.index.append(growing.cache.view(), growing.executor);
+  test::append_index(growing.index, growing.cache.view());
   REQUIRE(growing.index.view().end_token == kLast - kWindow);
   for (const int token : {kPrompt + 3, kPrompt + 150, kLast - kWindow - 1}) {
     for (int h = 0; h < 4; ++h) {
@@ -128,8 +128,8 @@ TEST_CASE("an index that lags behind the cache: everything beyond it is read") {
 
 TEST_CASE("appending in one call and in many: the same coverage, about the same choice") {
   Growing one, many;
-  one.index.append(one.cache.view(), one.executor);
-  for (int length = kPrompt; length <= kLast; ++length) many.index.append(many.cache.view().first(length), many.executor);
+  test::append_index(one.index, one.cache.view());
+  for (int length = kPrompt; length <= kLast; ++length) test::append_index(many.index, many.cache.view().first(length));
   CHECK(one.index.view().heads[0].num_segments == 2);
   CHECK(many.index.view().heads[0].num_segments == 1 + (kLast - kPrompt) / kEvery);
   const auto a = one.select(kLast), b = many.select(kLast);
@@ -144,6 +144,6 @@ TEST_CASE("a copy of an index goes on with another continuation, the original is
   Growing growing;
   const auto before = growing.select(kPrompt);
   ClusterIndex fork = growing.index;
-  fork.append(growing.cache.view(), growing.executor);
+  test::append_index(fork, growing.cache.view());
   CHECK(growing.select(kPrompt) == before);
 }

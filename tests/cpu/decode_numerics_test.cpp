@@ -116,7 +116,7 @@ TEST_CASE("NaN in a token appended after the index was built") {
   std::vector<SequenceView> sequences = batch.sequences();
   ClusterIndex shorter(batch.shape(), batch.spec().index);
   SerialExecutor executor;
-  shorter.build(batch.cache(0).view().first(500), executor);
+  test::build_index(shorter, batch.cache(0).view().first(500));
   sequences[0].index = &shorter.view();
   batch.cache(0).set_key(590, 0, 3, kNan);
   Decoder decoder(batch.shape(), options_of(Tail::calibrated, false), batch.limits());

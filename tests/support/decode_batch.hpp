@@ -62,37 +62,17 @@ struct SelectResult {
   std::vector<HeadReport> reports;
 };
 
+// ClusterIndex::build and append. They and the members of Batch without a body here are compiled once, in
+// tests/cpu/decode_batch_test.cpp: what they instantiate of Eigen takes a compiler longer than a whole test file.
+void build_index(ClusterIndex& index, const KvCacheView& kv, const QueryView* prompt_queries = nullptr);
+void append_index(ClusterIndex& index, const KvCacheView& kv);
+
 class Batch {
  public:
-  explicit Batch(const BatchSpec& spec) : spec_(spec) {
-    const AttentionShape& shape = spec.shape;
-    std::vector<float> queries;
-    for (size_t s = 0; s < spec.lengths.size(); ++s) {
-      const int prompt = spec.num_prompt_queries;
-      const ClusteredData data = clustered_data({spec.lengths[s], shape.num_kv_heads, shape.num_qo_heads, shape.head_dim, 1 + prompt,
-                                                 spec.seed + 1000 * s, 24, spec.key_noise, 0.5f, spec.sharpness});
-      const CacheShape cache{spec.lengths[s], shape.num_kv_heads, shape.head_dim, spec.type, spec.layout};
-      caches_.push_back(std::make_unique<TestCache>(cache, data.keys, data.values));
-      const auto first = std::ptrdiff_t(shape.num_qo_heads * shape.head_dim);
-      queries.insert(queries.end(), data.queries.begin(), data.queries.begin() + first);
-      prompts_.emplace_back(data.queries.begin() + first, data.queries.end());
-    }
-    queries_ = std::make_unique<TestQueries>(spec.query_type, int(spec.lengths.size()), shape.num_qo_heads, shape.head_dim, queries);
-    build_indexes();
-  }
+  explicit Batch(const BatchSpec& spec);
 
   // Builds every index anew, after a change of the caches.
-  void build_indexes() {
-    const AttentionShape& shape = spec_.shape;
-    indexes_.clear();
-    SerialExecutor executor;
-    for (size_t s = 0; s < caches_.size(); ++s) {
-      indexes_.push_back(std::make_unique<ClusterIndex>(shape, spec_.index));
-      if (!spec_.build_indexes) continue;
-      const QueryView prompt = QueryView::contiguous(prompts_[s].data(), spec_.num_prompt_queries, shape.num_qo_heads, shape.head_dim);
-      indexes_[s]->build(caches_[s]->view(), spec_.num_prompt_queries > 0 ? &prompt : nullptr, executor);
-    }
-  }
+  void build_indexes();
 
   const BatchSpec& spec() const { return spec_; }
   const AttentionShape& shape() const { return spec_.shape; }
@@ -111,41 +91,12 @@ class Batch {
     return {num_sequences(), std::max(1, *std::max_element(spec_.lengths.begin(), spec_.lengths.end())), 0, num_workers};
   }
 
-  DecodeResult decode(const DecodeOptions& options, Executor& executor) const {
-    Decoder decoder(spec_.shape, options, limits(executor.num_workers()));
-    DecodeResult result(spec_.shape, num_sequences());
-    result.status = decoder.decode(queries_->view(), sequences(), result.out(), result.reports, executor);
-    return result;
-  }
-  DecodeResult decode(const DecodeOptions& options) const {
-    SerialExecutor executor;
-    return decode(options, executor);
-  }
-  DecodeResult dense(Executor& executor) const {
-    DecodeResult result(spec_.shape, num_sequences());
-    std::vector<KvCacheView> views;
-    for (const auto& cache : caches_) views.push_back(cache->view());
-    dense_attention(spec_.shape, queries_->view(), views, result.out(), executor);
-    return result;
-  }
-  SelectResult select(const DecodeOptions& options, Executor& executor) const {
-    Decoder decoder(spec_.shape, options, limits(executor.num_workers()));
-    const size_t rows = size_t(num_sequences() * spec_.shape.num_kv_heads);
-    const int64_t capacity = limits().max_tokens;
-    std::vector<int32_t> tokens(rows * size_t(capacity), -2), counts(rows, -2);
-    SelectResult result;
-    result.reports.resize(size_t(num_sequences() * spec_.shape.num_qo_heads));
-    result.status = decoder.select(queries_->view(), sequences(), {tokens.data(), counts.data(), capacity}, result.reports, executor);
-    for (size_t r = 0; r < rows; ++r) {
-      const auto begin = tokens.begin() + std::ptrdiff_t(r) * std::ptrdiff_t(capacity);
-      result.rows.emplace_back(begin, begin + counts[r]);
-    }
-    return result;
-  }
-  SelectResult select(const DecodeOptions& options) const {
-    SerialExecutor executor;
-    return select(options, executor);
-  }
+  // A decoder planned for this batch alone, and one call of it. Without an executor: serially.
+  DecodeResult decode(const DecodeOptions& options, Executor& executor) const;
+  DecodeResult decode(const DecodeOptions& options) const;
+  SelectResult select(const DecodeOptions& options, Executor& executor) const;
+  SelectResult select(const DecodeOptions& options) const;
+  DecodeResult dense(Executor& executor) const;
 
   // What the reference says of one query head.
   reference::Attention attention(int sequence, int qo_head, const std::vector<int>& tokens) const {
