@@ -19,6 +19,6 @@ else
   echo "Further traces: none (QUORUM_SHARED is not set); the tests of them are skipped"
 fi
 
-cmake -S "$root" -B "$root/build/tests" -G Ninja -DCMAKE_BUILD_TYPE=Release -DQUORUM_BUILD_BENCH=OFF
+cmake -S "$root" -B "$root/build/tests" -G Ninja -DCMAKE_BUILD_TYPE=Release -DQUORUM_BUILD_BENCH=OFF -DQUORUM_JOIN_TESTS=ON
 cmake --build "$root/build/tests" -j "$jobs"
 ctest --test-dir "$root/build/tests" --output-on-failure --no-tests=error --no-label-summary -j "$jobs" "$@"
