@@ -53,12 +53,10 @@ int64_t allocations_of(Call&& call) {
 }  // namespace
 
 TEST_CASE("the counter counts") {
-  CHECK(allocations_of([] { delete new int(1); }) >= 0);  // a compiler may leave this pair out
-  CHECK(allocations_of([] {
-          std::vector<int> v;
-          v.reserve(100);
-          CHECK(v.capacity() >= 100);
-        }) > 0);
+  // Compilers may leave out an allocation that nothing sees: the pointer passes through a volatile.
+  void* volatile pointer = nullptr;
+  CHECK(allocations_of([&] { pointer = ::operator new(100); }) == 1);
+  ::operator delete(pointer);
 }
 
 TEST_CASE("decode and select allocate nothing, on any path") {
