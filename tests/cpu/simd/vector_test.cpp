@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <string>
 #include <vector>
 
 #include "tests/support/near.hpp"
@@ -71,6 +72,9 @@ TEST_CASE("whole loads") {
     for (int i = 0; i < kVectorSize; ++i) wrong += lanes[size_t(i)] != float(bytes[first + i]);
   }
   CHECK(wrong == 0);
+  std::vector<int32_t> integers;
+  for (int i = 0; i <= kVectorSize; ++i) integers.push_back((i % 2 == 0 ? 1 : -1) * ((1 << 24) - i));
+  CHECK(lanes_of(simd::load_as_float(integers.data() + 1)) == std::vector<float>(integers.begin() + 1, integers.end()));
   const std::vector<float> floats = test::gaussian_floats(kVectorSize + 1, 1);
   CHECK(lanes_of(simd::load_as_float(floats.data() + 1)) == std::vector<float>(floats.begin() + 1, floats.end()));
 }
@@ -132,6 +136,24 @@ TEST_CASE("exponential: 0 below -87, NaN stays NaN, neighbours undisturbed") {
   for (const size_t i : {0, 1, 2, 3, 4, 7}) CHECK(y[i] == 0.0f);
   CHECK(std::isnan(y[5]));
   CHECK(test::near(y[6], std::exp(1.0), 1e-6));
+}
+
+TEST_CASE("the instruction set that is named has the vectors that are compiled") {
+  const std::string name = simd::instruction_set();
+  CAPTURE(name);
+  int want = 0;
+  if (name.starts_with("avx512"))
+    want = 16;
+  else if (name == "avx2" || name == "avx")
+    want = 8;
+  else if (name == "sse2" || name == "scalar" || name.starts_with("neon"))
+    want = 4;
+  CHECK(kVectorSize == want);
+#if defined(QUORUM_SCALAR)
+  CHECK(name == "scalar");
+#elif defined(__aarch64__)
+  CHECK(name.starts_with("neon"));
+#endif
 }
 
 TEST_CASE("prefetch of any address does nothing") {

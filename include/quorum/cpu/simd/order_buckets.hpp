@@ -13,6 +13,19 @@ inline void order_buckets(const float* log_shares, int32_t* buckets) {
   __m512 depth = _mm512_mul_ps(_mm512_loadu_ps(log_shares), _mm512_set1_ps(-float(kOrderBucketsPerNat)));
   depth = _mm512_min_ps(_mm512_max_ps(depth, _mm512_setzero_ps()), _mm512_set1_ps(float(kNumOrderBuckets - 1)));
   _mm512_storeu_si512(buckets, _mm512_cvttps_epi32(depth));
+#elif defined(__SSE2__) && !defined(QUORUM_SCALAR)
+  for (int i = 0; i < 16; i += 4) {
+    __m128 depth = _mm_mul_ps(_mm_loadu_ps(log_shares + i), _mm_set1_ps(-float(kOrderBucketsPerNat)));
+    depth = _mm_min_ps(_mm_max_ps(depth, _mm_setzero_ps()), _mm_set1_ps(float(kNumOrderBuckets - 1)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(buckets + i), _mm_cvttps_epi32(depth));
+  }
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(QUORUM_SCALAR)
+  // NaN stays NaN through fmax and fmin, and converts to 0.
+  for (int i = 0; i < 16; i += 4) {
+    float32x4_t depth = vmulq_n_f32(vld1q_f32(log_shares + i), -float(kOrderBucketsPerNat));
+    depth = vminq_f32(vmaxq_f32(depth, vdupq_n_f32(0.0f)), vdupq_n_f32(float(kNumOrderBuckets - 1)));
+    vst1q_s32(buckets + i, vcvtq_s32_f32(depth));
+  }
 #else
   for (int i = 0; i < 16; ++i) buckets[i] = order_bucket(log_shares[i]);
 #endif

@@ -20,6 +20,26 @@ QUORUM_ALWAYS_INLINE Vector hadamard_lanes(Vector v) {
   x = _mm512_mask_sub_ps(_mm512_add_ps(x, swapped), 0xcccc, swapped, x);
   swapped = _mm512_permute_ps(x, 0xb1);
   return _mm512_mask_sub_ps(_mm512_add_ps(x, swapped), 0xaaaa, swapped, x);
+#elif defined(__AVX__) && !defined(QUORUM_SCALAR)
+  // Adding and subtracting, the lanes of a pair's second half blended in.
+  __m256 x = v, swapped = _mm256_permute2f128_ps(x, x, 0x01);
+  x = _mm256_blend_ps(_mm256_add_ps(x, swapped), _mm256_sub_ps(swapped, x), 0xf0);
+  swapped = _mm256_permute_ps(x, 0x4e);
+  x = _mm256_blend_ps(_mm256_add_ps(x, swapped), _mm256_sub_ps(swapped, x), 0xcc);
+  swapped = _mm256_permute_ps(x, 0xb1);
+  return _mm256_blend_ps(_mm256_add_ps(x, swapped), _mm256_sub_ps(swapped, x), 0xaa);
+#elif defined(__SSE2__) && !defined(QUORUM_SCALAR)
+  // The sign of a pair's second half is turned before the addition: there is no blend yet.
+  __m128 x = v, swapped = _mm_shuffle_ps(x, x, 0x4e);
+  x = _mm_add_ps(swapped, _mm_xor_ps(x, _mm_set_ps(-0.0f, -0.0f, 0.0f, 0.0f)));
+  swapped = _mm_shuffle_ps(x, x, 0xb1);
+  return _mm_add_ps(swapped, _mm_xor_ps(x, _mm_set_ps(-0.0f, 0.0f, -0.0f, 0.0f)));
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(QUORUM_SCALAR)
+  // A product with 1 or -1 is exact, so the multiply-add gives the plain sums and differences.
+  const float32x4_t halves = {1.0f, 1.0f, -1.0f, -1.0f}, pairs = {1.0f, -1.0f, 1.0f, -1.0f};
+  float32x4_t x = v;
+  x = vfmaq_f32(vextq_f32(x, x, 2), x, halves);
+  return vfmaq_f32(vrev64q_f32(x), x, pairs);
 #else
   float lanes[kVectorSize];
   store(lanes, v);

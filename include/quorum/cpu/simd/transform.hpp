@@ -70,6 +70,37 @@ inline int32_t quantise(const float* x, float step, int count, int8_t* out) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm512_cvtepi32_epi8(rounded));
   }
   sum = _mm512_reduce_add_epi32(sums);
+#elif defined(__SSE2__) && !defined(QUORUM_SCALAR)
+  __m128i sums = _mm_setzero_si128();
+  for (int i = 0; i < count; i += 16) {
+    __m128i rounded[4];
+    for (int j = 0; j < 4; ++j) {
+      __m128 steps = _mm_mul_ps(_mm_loadu_ps(x + i + 4 * j), _mm_set1_ps(inverse));
+      steps = _mm_and_ps(steps, _mm_cmpord_ps(steps, steps));
+      rounded[j] = _mm_cvtps_epi32(_mm_min_ps(_mm_max_ps(steps, _mm_set1_ps(-127.0f)), _mm_set1_ps(127.0f)));
+      sums = _mm_add_epi32(sums, rounded[j]);
+    }
+    const __m128i low = _mm_packs_epi32(rounded[0], rounded[1]), high = _mm_packs_epi32(rounded[2], rounded[3]);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm_packs_epi16(low, high));
+  }
+  alignas(16) int32_t lanes[4];
+  _mm_store_si128(reinterpret_cast<__m128i*>(lanes), sums);
+  sum = lanes[0] + lanes[1] + lanes[2] + lanes[3];
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(QUORUM_SCALAR)
+  // NaN stays NaN through fmax and fmin, and converts to 0.
+  int32x4_t sums = vdupq_n_s32(0);
+  for (int i = 0; i < count; i += 16) {
+    int16x4_t narrow[4];
+    for (int j = 0; j < 4; ++j) {
+      const float32x4_t steps = vmulq_n_f32(vld1q_f32(x + i + 4 * j), inverse);
+      const int32x4_t rounded = vcvtnq_s32_f32(vminq_f32(vmaxq_f32(steps, vdupq_n_f32(-127.0f)), vdupq_n_f32(127.0f)));
+      sums = vaddq_s32(sums, rounded);
+      narrow[j] = vmovn_s32(rounded);
+    }
+    vst1_s8(out + i, vmovn_s16(vcombine_s16(narrow[0], narrow[1])));
+    vst1_s8(out + i + 8, vmovn_s16(vcombine_s16(narrow[2], narrow[3])));
+  }
+  sum = vaddvq_s32(sums);
 #else
   for (int i = 0; i < count; ++i) {
     const float steps = x[i] * inverse;

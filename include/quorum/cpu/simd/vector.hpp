@@ -16,7 +16,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
-#if defined(__F16C__) || defined(__AVX512F__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 #if defined(__ARM_NEON) && defined(__aarch64__)
@@ -30,6 +30,31 @@
 #endif
 
 namespace quorum::simd {
+
+// The instruction set that the compiler's flags chose, by the names of docs/instruction_sets.md.
+constexpr const char* instruction_set() noexcept {
+#if defined(QUORUM_SCALAR)
+  return "scalar";
+#elif defined(__AVX512F__) && defined(__AVX512VNNI__)
+  return "avx512_vnni";
+#elif defined(__AVX512F__)
+  return "avx512";
+#elif defined(__AVX2__)
+  return "avx2";
+#elif defined(__AVX__)
+  return "avx";
+#elif defined(__SSE2__)
+  return "sse2";
+#elif defined(__ARM_NEON) && defined(__aarch64__) && defined(__ARM_FEATURE_MATMUL_INT8)
+  return "neon_i8mm";
+#elif defined(__ARM_NEON) && defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+  return "neon_dotprod";
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  return "neon";
+#else
+  return "other";
+#endif
+}
 
 #if defined(QUORUM_SCALAR)
 
@@ -83,7 +108,13 @@ inline constexpr int kVectorSize = int(Vector::size);
 
 QUORUM_ALWAYS_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return xsimd::fma(a, b, c); }
 // The second operand if either is NaN.
-QUORUM_ALWAYS_INLINE Vector maximum(Vector a, Vector b) { return xsimd::max(a, b); }
+QUORUM_ALWAYS_INLINE Vector maximum(Vector a, Vector b) {
+#if defined(__ARM_NEON) && defined(__aarch64__)
+  return vbslq_f32(vcgtq_f32(a, b), a, b);  // fmax would give NaN
+#else
+  return xsimd::max(a, b);
+#endif
+}
 // Lanes of a where condition > 0, else of b.
 QUORUM_ALWAYS_INLINE Vector where_positive(Vector condition, Vector a, Vector b) { return xsimd::select(condition > Vector(0.0f), a, b); }
 QUORUM_ALWAYS_INLINE float reduce_add(Vector v) {
@@ -179,6 +210,10 @@ QUORUM_ALWAYS_INLINE Vector load_as_float(const int8_t* p) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(__AVX2__)
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  uint32_t four;  // eight would be read otherwise
+  std::memcpy(&four, p, 4);
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(four)))));
 #else
   float lanes[kVectorSize];
   for (int i = 0; i < kVectorSize; ++i) lanes[i] = float(p[i]);
@@ -192,6 +227,8 @@ QUORUM_ALWAYS_INLINE Vector load_as_float(const int32_t* p) {
   return _mm512_cvtepi32_ps(_mm512_loadu_si512(p));
 #elif defined(__AVX2__) && !defined(QUORUM_SCALAR)
   return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(QUORUM_SCALAR)
+  return vcvtq_f32_s32(vld1q_s32(p));
 #else
   float lanes[kVectorSize];
   for (int i = 0; i < kVectorSize; ++i) lanes[i] = float(p[i]);
@@ -213,6 +250,8 @@ QUORUM_ALWAYS_INLINE void keep_in_register(Vector& v) {
   asm("" : "+v"(v.data));
 #elif !defined(QUORUM_SCALAR) && defined(__SSE2__)
   asm("" : "+x"(v.data));
+#elif !defined(QUORUM_SCALAR) && defined(__ARM_NEON) && defined(__aarch64__)
+  asm("" : "+w"(v.data));
 #else
   (void)v;
 #endif
