@@ -13,6 +13,7 @@ enum class ErrorCode {
   capacity_exceeded,  // more than a plan was sized for
   invalid_file,       // a file's content breaks its format
   io_failure,         // the operating system refused a read or a write
+  cancelled,          // the caller's own callback asked to stop
 };
 
 class Error : public std::runtime_error {

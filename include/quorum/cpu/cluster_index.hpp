@@ -35,9 +35,9 @@ class ClusterIndex {
   // Method: algorithm.md eq. 3 and 4. Shapes: kv rows [num_kv_heads][head_dim]; prompt_queries (may be null) rows
   // [num_qo_heads][head_dim], a sample of the prompt's own queries after RoPE: every 32nd is plenty. Without them distances are plain L2.
   // A prompt that leaves nothing to index forgets its queries: build again once it is longer, or append() goes on with plain L2.
-  // Errors: Error(invalid_argument). Post: strong guarantee. Cost: about (iterations + 1) * num_tokens * segment_tokens / cluster_size
-  // * head_dim multiply-adds per KV head; memory one segment of keys in f32 per worker.
-  void build(const KvCacheView& kv, const QueryView* prompt_queries, Executor& executor) {
+  // Errors: Error(invalid_argument); Error(cancelled) if progress returns false. Post: strong guarantee. Cost: see kmeans(), once a
+  // segment and KV head, and 2 * num_tokens * head_dim^2 multiplications per KV head. Memory: build_bytes() besides the index.
+  void build(const KvCacheView& kv, const QueryView* prompt_queries, Executor& executor, const BuildProgress& progress = {}) {
     check(kv, "ClusterIndex::build");
     if (prompt_queries != nullptr && prompt_queries->num_rows > 0)
       require(prompt_queries->data != nullptr, "ClusterIndex::build", "prompt_queries.data", "not null", "null");
@@ -46,7 +46,7 @@ class ClusterIndex {
     std::vector<std::shared_ptr<const cpu::Segment>> segments;
     if (begin < end) {
       metrics.resize(size_t(shape_.num_kv_heads));
-      for (auto& segment : cpu::build_first_segments(input(kv), prompt_queries, begin, end, metrics, executor))
+      for (auto& segment : cpu::build_first_segments(input(kv), prompt_queries, begin, end, metrics, executor, progress))
         segments.push_back(std::move(segment));
     }
     metrics_ = std::move(metrics);
@@ -59,18 +59,27 @@ class ClusterIndex {
   // Takes note that the cache now holds kv.num_tokens tokens. New ones wait in the window, where they are always read, until
   // window_tokens + recluster_every of them do; then they become a segment. Old segments are never touched.
   //
-  // Errors: Error(invalid_argument), also if the cache has shrunk. Cost: nothing until a segment is due, then as build() for it.
-  void append(const KvCacheView& kv, Executor& executor) {
+  // Errors: Error(invalid_argument), also if the cache has shrunk; Error(cancelled) if progress returns false, then the tokens wait on.
+  // Cost: nothing until a segment is due, then as build() for it.
+  void append(const KvCacheView& kv, Executor& executor, const BuildProgress& progress = {}) {
     check(kv, "ClusterIndex::append");
     require(kv.num_tokens >= num_tokens_, "ClusterIndex::append", "kv.num_tokens", "at least the number of tokens already appended",
             kv.num_tokens);
     const int begin = end_token(), end = kv.num_tokens - options_.window_tokens;
     if (end - begin >= options_.recluster_every) {
-      if (metrics_.empty()) return build(kv, nullptr, executor);
-      for (auto& segment : cpu::build_segments(input(kv), begin, end, metrics_, executor)) segments_.push_back(std::move(segment));
+      if (metrics_.empty()) return build(kv, nullptr, executor, progress);
+      for (auto& segment : cpu::build_segments(input(kv), begin, end, metrics_, executor, progress))
+        segments_.push_back(std::move(segment));
       refresh_view();
     }
     num_tokens_ = kv.num_tokens;
+  }
+
+  // Most memory that build() of num_tokens tokens holds at a time besides the index, in bytes. Errors: Error(invalid_argument).
+  static int64_t build_bytes(const AttentionShape& shape, const IndexOptions& options, int64_t num_tokens, int num_workers) {
+    validate(shape, "ClusterIndex::build_bytes");
+    validate(options, "ClusterIndex::build_bytes");
+    return cpu::build_bytes(shape, options, num_tokens, num_workers);
   }
 
   // What a decoder reads. Valid until the next build, append, assignment or destruction.
