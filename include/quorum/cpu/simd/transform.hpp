@@ -55,6 +55,13 @@ inline float largest_magnitude(const float* x, int count) {
   return reduce_max(largest);
 }
 
+// True if no element is NaN or Inf; count a multiple of kVectorSize. Differences of equal finite numbers are 0, of others NaN.
+inline bool all_finite(const float* x, int count) {
+  Vector sum(0.0f);
+  for (int i = 0; i < count; i += kVectorSize) sum = sum + (load(x + i) - load(x + i));
+  return reduce_add(sum) == 0.0f;
+}
+
 // out[i] = x[i] / step rounded to nearest even, clamped to [-127, 127]; NaN becomes 0. Returns the sum of out. count a multiple of 16.
 inline int32_t quantise(const float* x, float step, int count, int8_t* out) {
   const float inverse = 1.0f / step;
