@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "quorum/cpu/aligned_vector.hpp"
+#include "quorum/cpu/decode.hpp"
 
 using namespace quorum;
 using namespace quorum::cpu;
@@ -110,4 +111,32 @@ TEST_CASE("weights have room for a whole tile after the last token") {
   lay_out(arena, {2, 64, 1000, 100, 64}, head);
   CHECK(head.weights.stride >= 1000 + kTileRows);
   CHECK(head.contributions.stride >= 64);
+}
+
+// The formula of a decoder's scratch memory, written down a second time, with the constants as numbers: tiles of 32 rows, 1024 buckets,
+// blocks of 16 clusters, rows of floats padded to 16.
+TEST_CASE("workspace_bytes: the closed formula, but for rounding each array to cache lines") {
+  const auto up = [](int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; };
+  for (const AttentionShape shape : {AttentionShape{8, 2, 128, 0.0f}, AttentionShape{5, 5, 72, 0.0f}, AttentionShape{16, 1, 512, 0.0f}})
+    for (const DecodeLimits limits :
+         {DecodeLimits{1, 1, 0, 1}, DecodeLimits{4, 1000, 0, 3}, DecodeLimits{2, 100001, 0, 8}, DecodeLimits{1, 4097, 517, 2}})
+      for (const bool by_group : {true, false})
+        for (const int certified : {0, 33, 100}) {
+          DecodeOptions options;
+          options.scope = by_group ? SelectionScope::group : SelectionScope::head;
+          options.num_samples = 40;
+          options.certificate.enabled = certified > 0;
+          if (certified > 0) options.certificate.num_samples = certified;
+          const int64_t heads = by_group ? shape.num_qo_heads / shape.num_kv_heads : 1;
+          const int64_t dim = up(shape.head_dim, 16), tokens = up(limits.max_tokens, 32);
+          const int64_t clusters = up(limits.max_clusters > 0 ? limits.max_clusters : limits.max_tokens / 4 + 16, 16);
+          const int64_t worker = heads * dim * (4 + 4 + 1 + 4) + heads * 32 * 4 + 2 * 1024 * 4;
+          const int64_t lists = clusters * 4 * 5 + 4 + tokens * 4;  // bucket, cluster, size, first token, share; tokens
+          const int64_t rows = dim + 2 * clusters + 2 * (clusters + 16) + (tokens + 32) + up(std::max(40, certified), 32);
+          const int64_t want = limits.num_workers * (worker + lists + heads * rows * 4);
+          const int64_t got = Decoder::workspace_bytes(shape, options, limits);
+          CAPTURE(want);
+          CHECK(got >= want);
+          CHECK(got <= want + limits.num_workers * 20 * 63);  // 20 arrays a worker
+        }
 }

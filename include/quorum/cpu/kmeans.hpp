@@ -182,7 +182,10 @@ inline bool restart_empty_clusters(const simd::ByteRows& rows, const std::vector
     if (members.size(j) == 0) empty.push_back(j);
   if (empty.empty()) return false;
   std::vector<float> distance(static_cast<size_t>(rows.num_rows));
-  for (int i = 0; i < rows.num_rows; ++i) distance[size_t(i)] = squared_distance(rows, i, centroids.mean(assignment[size_t(i)]));
+  for (int i = 0; i < rows.num_rows; ++i) {
+    const float own = squared_distance(rows, i, centroids.mean(assignment[size_t(i)]));
+    distance[size_t(i)] = own == own ? own : 0.0f;  // a row or mean that overflowed: NaN has no order
+  }
   std::vector<int> worst(distance.size());
   std::iota(worst.begin(), worst.end(), 0);
   const size_t restarts = std::min(empty.size(), worst.size());

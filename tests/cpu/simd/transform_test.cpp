@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "tests/reference/attention_reference.hpp"
@@ -87,6 +88,28 @@ TEST_CASE("largest magnitude: of both signs, NaN does not count, infinity does")
   const std::vector<float> zeros(16, 0.0f), nans(16, kNan);
   CHECK(simd::largest_magnitude(zeros.data(), 16) == 0.0f);
   CHECK(simd::largest_magnitude(nans.data(), 16) == 0.0f);
+}
+
+TEST_CASE("all finite: one NaN or infinity anywhere is noticed, large numbers, denormals and zeros are finite") {
+  for (const int count : {16, 48, 512}) {
+    const auto finite = test::gaussian_floats(count, 5, 1e37f);
+    CHECK(simd::all_finite(finite.data(), count));
+    for (int at = 0; at < count; ++at)
+      for (const float element : {kNan, -kNan, kInfinity, -kInfinity}) {
+        auto x = finite;
+        x[size_t(at)] = element;
+        REQUIRE_FALSE(simd::all_finite(x.data(), count));
+        x[size_t((at + 5) % count)] = -element;  // two of them do not cancel
+        REQUIRE_FALSE(simd::all_finite(x.data(), count));
+      }
+  }
+  const std::vector<float> largest(64, std::numeric_limits<float>::max()), least(64, std::numeric_limits<float>::denorm_min());
+  std::vector<float> zeros(65, -0.0f);
+  zeros[64] = kNan;
+  CHECK(simd::all_finite(largest.data(), 64));
+  CHECK(simd::all_finite(least.data(), 64));
+  CHECK(simd::all_finite(zeros.data(), 64));  // what lies beyond is not read
+  CHECK(simd::all_finite(zeros.data(), 0));
 }
 
 TEST_CASE("rounding to int8: nearest, clamped, and the sum") {

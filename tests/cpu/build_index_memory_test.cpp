@@ -1,0 +1,238 @@
+// What building holds in memory, counted, against what build_bytes() and kmeans_bytes() promise. The standard library takes memory by
+// operator new, Eigen by malloc: this file replaces malloc itself, for the whole test program.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "quorum/cpu/cluster_index.hpp"
+#include "tests/support/cache.hpp"
+#include "tests/support/random.hpp"
+#include "tests/support/skip.hpp"
+
+// Sanitizers bring their own malloc, and other C libraries than glibc have no second name for theirs.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define QUORUM_COUNT_MALLOC 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define QUORUM_COUNT_MALLOC 0
+#endif
+#endif
+#if !defined(QUORUM_COUNT_MALLOC)
+#if defined(__GLIBC__)
+#define QUORUM_COUNT_MALLOC 1
+#else
+#define QUORUM_COUNT_MALLOC 0
+#endif
+#endif
+
+namespace {
+
+std::atomic<int64_t> held{0}, most{0};
+
+}  // namespace
+
+#if QUORUM_COUNT_MALLOC
+#include <malloc.h>
+
+extern "C" {
+void* __libc_malloc(size_t size);
+void* __libc_calloc(size_t count, size_t size);
+void* __libc_realloc(void* pointer, size_t size);
+void* __libc_memalign(size_t alignment, size_t size);
+void __libc_free(void* pointer);
+}
+
+namespace {
+
+void* taken(void* pointer) noexcept {
+  if (pointer == nullptr) return nullptr;
+  const int64_t bytes = int64_t(malloc_usable_size(pointer));
+  const int64_t now = held.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+  int64_t largest = most.load(std::memory_order_relaxed);
+  while (now > largest && !most.compare_exchange_weak(largest, now, std::memory_order_relaxed)) {
+  }
+  return pointer;
+}
+void given_back(void* pointer) noexcept {
+  if (pointer != nullptr) held.fetch_sub(int64_t(malloc_usable_size(pointer)), std::memory_order_relaxed);
+}
+
+}  // namespace
+
+extern "C" {
+void* malloc(size_t size) noexcept { return taken(__libc_malloc(size)); }
+void* calloc(size_t count, size_t size) noexcept { return taken(__libc_calloc(count, size)); }
+void* realloc(void* pointer, size_t size) noexcept {
+  given_back(pointer);
+  void* moved = __libc_realloc(pointer, size);
+  if (moved == nullptr && size > 0) taken(pointer);  // what it was is still there
+  return taken(moved);
+}
+void* memalign(size_t alignment, size_t size) noexcept { return taken(__libc_memalign(alignment, size)); }
+void* aligned_alloc(size_t alignment, size_t size) noexcept { return taken(__libc_memalign(alignment, size)); }
+int posix_memalign(void** out, size_t alignment, size_t size) noexcept {
+  void* pointer = taken(__libc_memalign(alignment, size));
+  if (pointer == nullptr) return ENOMEM;
+  *out = pointer;
+  return 0;
+}
+void free(void* pointer) noexcept {
+  given_back(pointer);
+  __libc_free(pointer);
+}
+}
+#endif
+
+using namespace quorum;
+
+namespace {
+
+// Most bytes held during `call` beyond those held before.
+template <class Call>
+int64_t peak_of(Call&& call) {
+  const int64_t before = held.load();
+  most.store(before);
+  call();
+  return most.load() - before;
+}
+
+bool can_count() {
+  if (QUORUM_COUNT_MALLOC) return true;
+  test::skip("memory cannot be counted here: a sanitizer, or a C library other than glibc");
+  return false;
+}
+
+struct Case {
+  int head_dim, num_kv_heads, num_tokens, segment_tokens, workers;
+  bool queries = false;
+  VarianceModel variance = VarianceModel::shared;
+  IndexStorage storage = IndexStorage::int8;
+  int cluster_size = 16;
+};
+
+// The allocator rounds large blocks up to pages, and small things such as tables of segments are not in the formula.
+constexpr int64_t kSlack = 256 * 1024;
+
+void check_build(const Case& c) {
+  const AttentionShape shape{2 * c.num_kv_heads, c.num_kv_heads, c.head_dim, 0.0f};
+  IndexOptions options;
+  options.segment_tokens = c.segment_tokens;
+  options.variance = c.variance;
+  options.storage = c.storage;
+  options.cluster_size = c.cluster_size;
+  const auto data = test::clustered_data({c.num_tokens, shape.num_kv_heads, shape.num_qo_heads, c.head_dim, 64, 121});
+  const test::TestCache cache({c.num_tokens, shape.num_kv_heads, c.head_dim, ElementType::f16, test::Layout::nhd}, data.keys, data.values);
+  const QueryView prompt = QueryView::contiguous(data.queries.data(), 64, shape.num_qo_heads, c.head_dim);
+  ThreadExecutor executor(c.workers);
+  ClusterIndex index(shape, options);
+  const int64_t peak = peak_of([&] { index.build(cache.view(), c.queries ? &prompt : nullptr, executor); }) - index.bytes();
+  const int64_t promised = ClusterIndex::build_bytes(shape, options, c.num_tokens, c.workers);
+  const std::string what = "head_dim " + std::to_string(c.head_dim) + ", " + std::to_string(c.num_kv_heads) + " KV heads, " +
+                           std::to_string(c.num_tokens) + " tokens in segments of " + std::to_string(c.segment_tokens) + ", " +
+                           std::to_string(c.workers) + " workers, queries " + std::to_string(c.queries);
+  CAPTURE(what);
+  CHECK(double(peak) <= 1.1 * double(promised) + double(kSlack));
+  if (c.workers == 1) CHECK(3 * peak >= promised);  // several may happen to work one after the other
+}
+
+}  // namespace
+
+TEST_CASE("the counter counts") {
+  if (!can_count()) return;
+  void* volatile pointer = nullptr;  // compilers may leave out what nothing sees
+  CHECK(peak_of([&] {
+          pointer = std::malloc(100000);
+          pointer = std::realloc(pointer, 300000);
+          std::free(pointer);
+        }) >= 300000);
+  CHECK(peak_of([&] {
+          pointer = std::calloc(10, 10000);
+          std::free(pointer);
+          pointer = std::aligned_alloc(64, 64000);
+          std::free(pointer);
+        }) >= 100000);
+  CHECK(peak_of([&] {
+          const std::vector<float> x(50000);
+          pointer = const_cast<float*>(x.data());
+        }) >= 200000);
+  const int64_t before = held.load();
+  pointer = std::malloc(5000);
+  CHECK(held.load() - before >= 5000);
+  std::free(pointer);
+  CHECK(held.load() == before);
+}
+
+TEST_CASE("k-means holds no more than kmeans_bytes, and not much less") {
+  if (!can_count()) return;
+  for (const int dim : {8, 64, 72, 128, 256})
+    for (const int num_clusters : {1, 16, 130, 500, 2000}) {
+      const int n = 2000;
+      const auto values = test::gaussian_floats(n * dim, 122);
+      CAPTURE(dim);
+      CAPTURE(num_clusters);
+      const int64_t peak = peak_of([&] { cpu::kmeans(values.data(), n, dim, num_clusters, 4); });
+      const int64_t promised = cpu::kmeans_bytes(n, dim, num_clusters);
+      CHECK(peak <= promised + 32 * 1024);
+      CHECK(2 * peak >= promised);
+    }
+}
+
+TEST_CASE("k-means of equal rows, with restarts in every round, likewise") {
+  if (!can_count()) return;
+  const std::vector<float> values(2000 * 64, 1.0f);
+  CHECK(peak_of([&] { cpu::kmeans(values.data(), 2000, 64, 1000, 4); }) <= cpu::kmeans_bytes(2000, 64, 1000) + 32 * 1024);
+}
+
+TEST_CASE("building holds no more than build_bytes besides the index, and not much less") {
+  if (!can_count()) return;
+  for (const int head_dim : {64, 128, 256})
+    for (const int workers : {1, 2})
+      for (const bool queries : {false, true}) {
+        check_build({head_dim, 2, 2100, 8192, workers, queries});  // one segment
+        check_build({head_dim, 2, 4100, 1024, workers, queries});  // several
+      }
+}
+
+TEST_CASE("the same for every storage and variance model, few heads, many heads, small and large clusters") {
+  if (!can_count()) return;
+  for (const VarianceModel variance : {VarianceModel::none, VarianceModel::shared, VarianceModel::diagonal})
+    for (const IndexStorage storage : {IndexStorage::int8, IndexStorage::f32})
+      check_build({128, 2, 3000, 1024, 2, true, variance, storage});
+  check_build({128, 1, 6000, 8192, 1, true, VarianceModel::diagonal});
+  check_build({64, 8, 2000, 512, 2, true, VarianceModel::diagonal});
+  check_build({128, 2, 2000, 8192, 1, true, VarianceModel::shared, IndexStorage::int8, 1});
+  check_build({128, 2, 2000, 8192, 1, true, VarianceModel::shared, IndexStorage::f32, 4});
+  check_build({128, 2, 4000, 8192, 1, true, VarianceModel::shared, IndexStorage::int8, 256});
+}
+
+TEST_CASE("an append holds no more than a build of as many tokens") {
+  if (!can_count()) return;
+  const AttentionShape shape{4, 2, 64, 0.0f};
+  const auto data = test::clustered_data({5000, 2, 4, 64, 1, 123});
+  const test::TestCache cache({5000, 2, 64, ElementType::f16, test::Layout::nhd}, data.keys, data.values);
+  for (const int workers : {1, 2}) {
+    ThreadExecutor executor(workers);
+    ClusterIndex index(shape, {});
+    index.build(cache.view().first(2000), executor);
+    const int64_t bytes = index.bytes();
+    const int64_t peak = peak_of([&] { index.append(cache.view(), executor); }) - (index.bytes() - bytes);
+    REQUIRE(index.view().end_token == 5000);
+    CHECK(double(peak) <= 1.1 * double(ClusterIndex::build_bytes(shape, {}, 3000, workers)) + double(kSlack));
+  }
+}
+
+TEST_CASE("build_bytes: nothing to build, errors, and growth") {
+  const AttentionShape shape{4, 2, 64, 0.0f};
+  CHECK(ClusterIndex::build_bytes(shape, {}, 20000, 2) > ClusterIndex::build_bytes(shape, {}, 20000, 1));
+  CHECK(ClusterIndex::build_bytes(shape, {}, 20000, 1) > ClusterIndex::build_bytes(shape, {}, 10000, 1));
+  CHECK(ClusterIndex::build_bytes(shape, {}, 0, 1) >= 0);
+  CHECK_THROWS_AS(ClusterIndex::build_bytes({4, 3, 64, 0.0f}, {}, 100, 1), Error);
+  IndexOptions options;
+  options.iterations = 0;
+  CHECK_THROWS_AS(ClusterIndex::build_bytes(shape, options, 100, 1), Error);
+}
