@@ -1,21 +1,25 @@
 #!/usr/bin/env bash
 # Measures. Sets up what is missing, builds in build/bench, writes JSON there.
 #   bash bench/run.sh accuracy [trace.safetensors ...]     error, bytes and hit rate of each rule -> build/bench/accuracy.json
+#   bash bench/run.sh peers [--sizes 8k,32k] [--help]      quorum next to ggml, PyTorch and faiss -> build/bench/peers.json
+#   bash bench/run.sh report                               a page of cpu.json and peers.json       -> build/bench/report.html
 #   bash bench/run.sh NAME [Google Benchmark options]      time of one operation, bench/NAME.cpp  -> build/bench/NAME.json
 # Traces that are not named: those of $QUORUM_SHARED or ../shared/traces beside the checkout, else the one in examples/data.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build="$root/build/bench"
 
-usage() { sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 # build_target TARGET SETUP_ARGUMENTS...
 build_target() {
-  local target=$1
+  local target=$1 ggml=""
   shift
   bash "$root/cmake/setup.sh" "$@"
+  [ ! -f "$root/build/peers/ggml/version" ] || ggml="$root/build/peers/ggml"
   cmake -S "$root" -B "$build" -G Ninja --log-level=WARNING -DCMAKE_BUILD_TYPE=Release \
-    -DQUORUM_BUILD_TESTS=OFF -DQUORUM_BUILD_EXAMPLES=OFF -DQUORUM_BUILD_BENCH=ON
+    -DQUORUM_BUILD_TESTS=OFF -DQUORUM_BUILD_EXAMPLES=OFF -DQUORUM_BUILD_BENCH=ON \
+    -DQUORUM_GGML_DIR="$ggml"
   cmake --build "$build" -j "${QUORUM_JOBS:-$(nproc)}" --target "$target"
 }
 
@@ -43,7 +47,24 @@ accuracy() {
   exec "$build/bin/accuracy" --output "$build/accuracy.json" "$@" ${traces[@]+"${traces[@]}"}
 }
 
+peers() {
+  case " $* " in *" --help "* | *" -h "*) exec python3 "$root/bench/peers/peers.py" --help ;; esac
+  bash "$root/bench/peers/fetch.sh"
+  build_target peer_quorum
+  [ ! -f "$root/build/peers/ggml/version" ] || build_target peer_ggml
+  exec python3 "$root/bench/peers/peers.py" "$@"
+}
+
+report() {
+  command -v python3 >/dev/null 2>&1 || { echo "run.sh: the report needs python3" >&2; exit 1; }
+  exec python3 "$root/bench/report/report.py" --cpu "$build/cpu.json" --peers "$build/peers.json" --output "$build/report.html" "$@"
+}
+
 case "${1:-}" in
+  peers | report)
+    command=$1
+    shift
+    "$command" "$@" ;;
   accuracy)
     shift
     accuracy "$@" ;;

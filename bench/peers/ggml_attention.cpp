@@ -215,6 +215,7 @@ int main(int argc, char** argv) try {
     std::fprintf(stderr, "usage: peer_ggml [SIZE THREADS STEPS]...\n");
     return 2;
   }
+  Eigen::setNbThreads(1);  // the index is built by quorum's own threads
   ggml_cpu_init();
   std::vector<Job> jobs;
   for (int i = 1; i < argc; i += 3) jobs.push_back({argv[i], std::max(1, std::atoi(argv[i + 1])), std::max(1, std::atoi(argv[i + 2]))});

@@ -4,7 +4,7 @@
 //   load SIZE FOLDER        prepares llama8b_SIZE and writes keys.f16, values.f16 [kv_head][token][dim], queries.f32, dense.f32
 //   steps THREADS COUNT     so many dense and sparse steps in turn: times in microseconds, the sparse error
 //   kmeans SEGMENTS THREADS clusters that many segments of the loaded keys of KV head 0, a segment a task: time
-//   inertia SEGMENTS        what these clusterings are worth, and in how many passes over the rows they were found
+//   inertia SEGMENTS        what these clusterings are worth
 //   peak THREADS            multiply-adds a second in registers, f32
 #include <exception>
 #include <fstream>
@@ -148,26 +148,20 @@ class Server {
     const std::vector<cpu::RowMatrix> keys = segments(count);
     std::vector<std::vector<int>> assignments(keys.size());
     ThreadExecutor executor(threads);
-    const double seconds = bench::seconds_of([&] {
-      for_each_task(executor, count, [&](int i) { assignments[size_t(i)] = cpu::kmeans(keys[size_t(i)], kClusters, kIndex.iterations); });
-    });
+    const double seconds =
+        bench::seconds_of([&] { for_each_task(executor, count, [&](int i) { assignments[size_t(i)] = cluster(keys[size_t(i)]); }); });
     return bench::JsonLine().add("us", seconds * 1e6).str();
   }
 
-  // K-means ends early when a pass changes nothing. With r the fewest rounds that give the same result, pass r + 1 has found it and pass
-  // r + 2 has confirmed it.
+  static std::vector<int> cluster(const cpu::RowMatrix& keys) {
+    return cpu::kmeans(keys.data(), int(keys.rows()), int(keys.cols()), kClusters, kIndex.iterations);
+  }
+
   std::string inertia(int count) {
-    double total = 0.0, passes = 0.0;
-    for (const cpu::RowMatrix& keys : segments(count)) {
-      const std::vector<int> assignment = cpu::kmeans(keys, kClusters, kIndex.iterations);
-      total += inertia_of(keys, assignment, kClusters);
-      int rounds = 0;
-      while (rounds < kIndex.iterations && cpu::kmeans(keys, kClusters, rounds) != assignment) ++rounds;
-      passes += std::min(rounds + 2, kIndex.iterations + 1);
-    }
+    double total = 0.0;
+    for (const cpu::RowMatrix& keys : segments(count)) total += inertia_of(keys, cluster(keys), kClusters);
     return bench::JsonLine()
         .add("inertia", total)
-        .add("passes", passes)
         .add("rows", double(kIndex.segment_tokens))
         .add("clusters", double(kClusters))
         .add("iterations", double(kIndex.iterations))
@@ -187,6 +181,7 @@ class Server {
 }  // namespace
 
 int main() {
+  Eigen::setNbThreads(1);  // an executor's workers are the threads that count; OpenMP's would come on top
   Server server;
   for (std::string command; std::getline(std::cin, command);) {
     try {
