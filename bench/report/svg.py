@@ -72,7 +72,7 @@ def line_chart(series, description, unit):
     canvas.text((left + right) / 2, bottom + 40, "tokens in the cache, logarithmic", "middle")
     ends = spread_apart([at_y(points[max(points)]) for points in series.values()], 17)
     for colour, ((name, points), end) in enumerate(zip(series.items(), ends)):
-        colour %= 8
+        colour %= 10
         places = [(at_x(x), at_y(points[x])) for x in sorted(points)]
         canvas.parts.append(f'<polyline class="line" style="stroke:var(--c{colour})" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
         for (x, y), length in zip(places, sorted(points)):
