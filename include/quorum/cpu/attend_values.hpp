@@ -2,6 +2,7 @@
 #pragma once
 
 #include <bit>
+#include <type_traits>
 
 #include "quorum/cpu/sample_rest.hpp"
 
@@ -34,19 +35,27 @@ inline int cover_tail(const HeadTask& task, const ReadState& state) {
   return kNumShareBuckets - 1;
 }
 
-// Expected weights of the worker's clusters that the tail uses; the sums and the count are published. One barrier inside.
-// Returns the number of clusters of the whole team; used[g]: their weight.
-inline int sum_used_clusters(const HeadTask& task, const ClusterHeadView& head, const ReadState& state, int cut, double* used) {
+// Lists the worker's clusters that the tail uses, by position; the sums of their expected weights and the count are published. One barrier
+// inside. Returns the number of clusters of the whole team; used[g]: their weight; positions [num_own]: the worker's part of the list.
+inline int list_used_clusters(const HeadTask& task, const ClusterHeadView& head, const ReadState& state, int cut, double* used,
+                              int32_t* positions, int& num_own) {
   const int count = state.num_clusters - state.stop;
   const int first = state.stop + task.team.first(count), last = state.stop + task.team.last(count);
-  std::fill_n(task.own().estimate, task.num_heads, 0.0);
   int clusters = 0;
-  for (int position = first; position < last; ++position) {
-    if (share_bucket(task.shared->share[position]) > cut) continue;
-    for (int g = 0; g < task.num_heads; ++g) task.own().estimate[g] += double(task.shared->ordered.row(g)[position]);
-    const ClusterRef cluster = cluster_at(head, task.shared->cluster[position]);
+  for (int position = first; position < last; ++position) {  // without a branch, which would be a coin toss
+    positions[clusters] = position;
+    clusters += share_bucket(task.shared->share[position]) <= cut;
+  }
+  num_own = clusters;
+  for (int i = 0; i < clusters; ++i) {
+    const ClusterRef cluster = cluster_at(head, task.shared->cluster[positions[i]]);
     simd::prefetch(cluster.segment->value_mean_scale + cluster.local);
-    ++clusters;
+  }
+  for (int g = 0; g < task.num_heads; ++g) {
+    const float* ordered = task.shared->ordered.row(g);
+    double sum = 0.0;
+    for (int i = 0; i < clusters; ++i) sum += double(ordered[positions[i]]);
+    task.own().estimate[g] = sum;
   }
   task.own().size_sum = clusters;
   task.team.sync();
@@ -59,64 +68,62 @@ inline int sum_used_clusters(const HeadTask& task, const ClusterHeadView& head, 
   return clusters;
 }
 
-// Value means on their way into the worker's accumulators: filled cluster by cluster, added a tile at a time.
-template <class Element>
-class ValueMeanTile {
- public:
-  explicit ValueMeanTile(const HeadTask& task) : task_(task) {}
-  ~ValueMeanTile() { add(); }
-  ValueMeanTile(const ValueMeanTile&) = delete;
-  ValueMeanTile& operator=(const ValueMeanTile&) = delete;
-
-  // weight_of(g): weight of the row for head g.
-  template <class WeightOf>
-  void push(const Element* row, WeightOf&& weight_of) {
-    rows_.rows[rows_.count] = reinterpret_cast<const std::byte*>(row);
-    for (int c = 0; c < task_.head_dim(); c += 64 / int(sizeof(Element))) simd::prefetch(row + c);
-    for (int g = 0; g < task_.num_heads; ++g) task_.own().tile.row(g)[rows_.count] = weight_of(g);
-    if (++rows_.count == kTileRows) add();
+// Value means of the clusters at the listed positions into the worker's accumulators, a tile at a time; the rows of the next tile are asked
+// for meanwhile. means_of(cluster): the row of elements; factor_of(cluster): its scale; scale[g]: of head g's expected weights.
+template <class MeansOf, class FactorOf>
+inline void accumulate_value_means(const HeadTask& task, const ClusterHeadView& head, const int32_t* positions, int count,
+                                   const float* scale, MeansOf&& means_of, FactorOf&& factor_of) {
+  using Element = std::remove_cvref_t<decltype(*means_of(ClusterRef{}))>;
+  const HeadRows weights = task.own().tile, out = task.own().accumulated;
+  const int d = task.head_dim();
+  RowPointers tiles[2];
+  const auto point = [&](RowPointers& tile, int begin) {
+    tile.count = std::clamp(count - begin, 0, kTileRows);
+    for (int i = 0; i < tile.count; ++i)
+      tile.rows[i] = reinterpret_cast<const std::byte*>(means_of(cluster_at(head, task.shared->cluster[positions[begin + i]])));
+  };
+  point(tiles[0], 0);
+  prefetch_rows(tiles[0], d * int(sizeof(Element)));
+  for (int begin = 0, current = 0; begin < count; begin += kTileRows, current ^= 1) {
+    const RowPointers &tile = tiles[current], &next = tiles[current ^ 1];
+    point(tiles[current ^ 1], begin + kTileRows);
+    for (int i = 0; i < tile.count; ++i) {
+      const int position = positions[begin + i];
+      const float factor = factor_of(cluster_at(head, task.shared->cluster[position]));
+      for (int g = 0; g < task.num_heads; ++g) weights.row(g)[i] = task.shared->ordered.row(g)[position] * scale[g] * factor;
+    }
+    RowTile rows{tile.rows, next.rows, tile.count, next.count, d};
+    simd::for_head_blocks(task.num_heads, [&](auto heads, int first) {
+      simd::accumulate_tile<Element, heads()>(rows, weights.row(first), weights.stride, out.row(first), out.stride);
+      rows.num_prefetch = 0;
+    });
   }
-
- private:
-  void add() {
-    const HeadRows weights = task_.own().tile, out = task_.own().accumulated;
-    const RowTile tile{rows_.rows, nullptr, rows_.count, 0, task_.head_dim()};
-    if (rows_.count > 0)
-      simd::for_head_blocks(task_.num_heads, [&](auto heads, int head) {
-        simd::accumulate_tile<Element, heads()>(tile, weights.row(head), weights.stride, out.row(head), out.stride);
-      });
-    rows_.count = 0;
-  }
-
-  const HeadTask& task_;
-  RowPointers rows_;
-};
+}
 
 // The unread rest by value means (algorithm.md eq. 12). amount[g]: weight it stands for. Post: amount_used[g] is what really entered.
 // Returns the number of value means read by the whole team.
 inline int attend_tail(const HeadTask& task, const ClusterHeadView& head, const ReadState& state, const double* amount,
                        double* amount_used) {
-  const int count = state.num_clusters - state.stop, cut = cover_tail(task, state), d = task.head_dim();
+  const int cut = cover_tail(task, state);
+  // The buckets of the reading order have done their work; their array takes the list.
+  int32_t* positions = task.shared->bucket + task.team.first(state.num_clusters - state.stop);
   double used[kMaxGroupSize];
-  const int clusters = sum_used_clusters(task, head, state, cut, used);
+  int num_own = 0;
+  const int clusters = list_used_clusters(task, head, state, cut, used, positions, num_own);
   float scale[kMaxGroupSize];
   for (int g = 0; g < task.num_heads; ++g) {
     scale[g] = float(tail_scale(amount[g], used[g]));
     amount_used[g] = used[g] > 0.0 ? amount[g] : 0.0;
   }
-  ValueMeanTile<int8_t> int8_tile(task);
-  ValueMeanTile<float> f32_tile(task);
-  for (int position = state.stop + task.team.first(count); position < state.stop + task.team.last(count); ++position) {
-    if (share_bucket(task.shared->share[position]) > cut) continue;
-    const ClusterRef cluster = cluster_at(head, task.shared->cluster[position]);
-    const SegmentView& segment = *cluster.segment;
-    const int64_t row = int64_t(cluster.local) * d;
-    const auto weight = [&](int g) { return task.shared->ordered.row(g)[position] * scale[g]; };
-    if (segment.value_means != nullptr)
-      int8_tile.push(segment.value_means + row, [&](int g) { return weight(g) * segment.value_mean_scale[cluster.local]; });
-    else
-      f32_tile.push(segment.value_means_f32 + row, weight);
-  }
+  const int64_t d = task.head_dim();
+  if (head.segments[0].value_means != nullptr)
+    accumulate_value_means(
+        task, head, positions, num_own, scale, [d](ClusterRef cluster) { return cluster.segment->value_means + cluster.local * d; },
+        [](ClusterRef cluster) { return cluster.segment->value_mean_scale[cluster.local]; });
+  else
+    accumulate_value_means(
+        task, head, positions, num_own, scale, [d](ClusterRef cluster) { return cluster.segment->value_means_f32 + cluster.local * d; },
+        [](ClusterRef) { return 1.0f; });
   return clusters;
 }
 
@@ -129,11 +136,12 @@ inline void attend_listed_values(const HeadTask& task, int first, int last) {
     for (int i = 0; i < tile.count; ++i) tile.rows[i] = task.kv.value_row(task.shared->tokens[begin + i], task.kv_head);
   };
   point(tiles[0], first);
+  prefetch_rows(tiles[0], task.head_dim() * element_bytes(task.kv.type));
   for (int begin = first, current = 0; begin < last; begin += rows, current ^= 1) {
+    const RowPointers &tile = tiles[current], &next = tiles[current ^ 1];
     point(tiles[current ^ 1], begin + rows);
     const HeadRows weights{task.shared->weights.data + begin, task.shared->weights.stride};
-    task.kernels.accumulate({tiles[current].rows, tiles[current ^ 1].rows, tiles[current].count, tiles[current ^ 1].count, task.head_dim()},
-                            weights, task.own().accumulated);
+    task.kernels.accumulate({tile.rows, next.rows, tile.count, next.count, task.head_dim()}, weights, task.own().accumulated);
   }
 }
 

@@ -53,13 +53,14 @@ inline void score_listed_tokens(const HeadTask& task, int first, int last) {
   };
   point(tiles[0], first);
   const int row_bytes = task.head_dim() * element_bytes(task.kv.type);
-  for (int i = 0; i < tiles[0].count; ++i)
-    for (int byte = 0; byte < row_bytes; byte += 64) simd::prefetch(tiles[0].rows[i] + byte);
+  prefetch_rows(tiles[0], row_bytes);
   for (int begin = first, current = 0; begin < last; begin += rows, current ^= 1) {
-    point(tiles[current ^ 1], begin + rows);
+    RowPointers &tile = tiles[current], &next = tiles[current ^ 1];
+    point(next, begin + rows);
+    const bool gathers = row_bytes <= kMaxGatheredBytes;
+    if (gathers) gather_rows(tile, next, row_bytes, task.own().gathered);
     const HeadRows out{task.shared->weights.data + begin, task.shared->weights.stride};
-    task.kernels.score({tiles[current].rows, tiles[current ^ 1].rows, tiles[current].count, tiles[current ^ 1].count, task.head_dim()},
-                       task.own().queries, out);
+    task.kernels.score({tile.rows, next.rows, tile.count, gathers ? 0 : next.count, task.head_dim()}, task.own().queries, out);
   }
 }
 

@@ -66,8 +66,7 @@ inline void resolve_draws(const HeadTask& task, const ClusterRef* drawn, Draw* d
   for (int i = 0; i < num_draws; ++i) simd::prefetch(drawn[i].tokens() + draws[i].token);
   for (int i = 0; i < num_draws; ++i) {
     draws[i].token = drawn[i].tokens()[draws[i].token];
-    const std::byte* key = task.kv.key_row(draws[i].token, task.kv_head);
-    for (int byte = 0; byte < row_bytes; byte += 64) simd::prefetch(key + byte);
+    prefetch_row(task.kv.key_row(draws[i].token, task.kv_head), row_bytes);
   }
 }
 

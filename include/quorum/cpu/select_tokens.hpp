@@ -71,6 +71,8 @@ inline bool order_clusters(const HeadTask& task, const ClusterIndexView& index, 
   scatter_clusters(task, head, place, first, last);
   if (team.leads()) task.shared->first_token[0] = state.num_always;
   team.sync();
+  gather_estimates(task, team.first(state.num_clusters), team.last(state.num_clusters));
+  team.sync();
   return true;
 }
 

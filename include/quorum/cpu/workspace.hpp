@@ -27,6 +27,9 @@ class Arena {
   int64_t used_ = 0;
 };
 
+// Rows up to this long are copied before their scores are computed (gather_rows in cpu/attend_rows.hpp says why).
+inline constexpr int kMaxGatheredBytes = 256;
+
 // What one worker keeps to itself, and the partial results that its team reads after a barrier.
 struct WorkerScratch {
   HeadRows queries;                  // [heads][padded dim], scaled
@@ -34,6 +37,7 @@ struct WorkerScratch {
   int8_t* quantised = nullptr;       // [heads][padded dim], q' in int8
   HeadRows accumulated;              // [heads][padded dim], weighted values
   HeadRows tile;                     // [heads][kTileRows], scores or weights of a tile
+  std::byte* gathered = nullptr;     // [kTileRows][kMaxGatheredBytes], copies of scattered rows
   int32_t* histogram = nullptr;      // [kNumOrderBuckets]
   float* share_histogram = nullptr;  // [kNumShareBuckets]
 
@@ -83,6 +87,7 @@ inline void lay_out(Arena& arena, const ScratchLimits& limits, WorkerScratch& sc
   scratch.quantised = arena.take<int8_t>(int64_t(limits.num_heads) * dim);
   scratch.accumulated = arena.take_rows(limits.num_heads, dim);
   scratch.tile = arena.take_rows(limits.num_heads, kTileRows);
+  scratch.gathered = arena.take<std::byte>(int64_t(kTileRows) * kMaxGatheredBytes);
   scratch.histogram = arena.take<int32_t>(kNumOrderBuckets);
   scratch.share_histogram = arena.take<float>(kNumShareBuckets);
 }

@@ -1,4 +1,4 @@
-// Buckets of the reading order for a block of 16 clusters at once.
+// Buckets of the reading order for a block of 16 clusters at once, and the way from blocks into that order.
 #pragma once
 
 #include "quorum/core/cluster_order.hpp"
@@ -29,6 +29,20 @@ inline void order_buckets(const float* log_shares, int32_t* buckets) {
 #else
   for (int i = 0; i < 16; ++i) buckets[i] = order_bucket(log_shares[i]);
 #endif
+}
+
+// out[i] = blocks[id / 16][head][id % 16] for the ids of count clusters; blocks [blocks][num_heads][16].
+inline void gather_lanes(const float* blocks, int num_heads, int head, const int32_t* ids, int count, float* out) {
+  const float* lanes = blocks + head * 16;
+  int i = 0;
+#if defined(__AVX512F__) && !defined(QUORUM_SCALAR)
+  for (; i + 16 <= count; i += 16) {
+    const __m512i id = _mm512_loadu_si512(ids + i), first_of_block = _mm512_andnot_si512(_mm512_set1_epi32(15), id);
+    const __m512i at = _mm512_add_epi32(id, _mm512_mullo_epi32(first_of_block, _mm512_set1_epi32(num_heads - 1)));
+    _mm512_storeu_ps(out + i, _mm512_i32gather_ps(at, lanes, 4));
+  }
+#endif
+  for (; i < count; ++i) out[i] = lanes[int64_t(ids[i] / 16) * num_heads * 16 + ids[i] % 16];
 }
 
 }  // namespace quorum::simd
