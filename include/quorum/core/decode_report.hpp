@@ -32,6 +32,17 @@ struct HeadReport {
   DecodePath path = DecodePath::sparse;
 };
 
+// Seconds that workers spent in the stages of sparse steps, summed over workers, waiting for one another included.
+struct StageTimes {
+  double score = 0.0;   // the query's transform, centroids, always-read keys
+  double select = 0.0;  // estimates and the order of clusters
+  double attend = 0.0;  // keys read in order, values, output
+  double sample = 0.0;  // the sample of the rest
+  double tail = 0.0;    // value means
+
+  double total() const { return score + select + attend + sample + tail; }
+};
+
 // Status of a whole call. Unless it is ok nothing was written. Every other fault is a path in the report.
 enum class DecodeStatus : uint8_t {
   ok,

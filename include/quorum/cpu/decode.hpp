@@ -98,6 +98,19 @@ class Decoder {
     return fits.load() ? DecodeStatus::ok : DecodeStatus::selection_too_small;
   }
 
+  // Starts or stops counting the time of each stage, from zero. Cost while on: a reading of the clock per stage and worker.
+  void record_stage_times(bool on) noexcept {
+    for (auto& worker : workers_) worker.clock.enable(on);
+  }
+  // Of all sparse steps since recording started; divided by workers and steps, the time of a step. Not while a call runs.
+  StageTimes stage_times() const noexcept {
+    StageTimes sum;
+    for (const auto& worker : workers_)
+      for (const auto stage : {&StageTimes::score, &StageTimes::select, &StageTimes::attend, &StageTimes::sample, &StageTimes::tail})
+        sum.*stage += worker.clock.times().*stage;
+    return sum;
+  }
+
   const AttentionShape& shape() const noexcept { return shape_; }
   const DecodeOptions& options() const noexcept { return options_; }
   const DecodeLimits& limits() const noexcept { return limits_; }
@@ -186,10 +199,12 @@ class Decoder {
     double total[kMaxGroupSize] = {};
     if (options_.tail != Tail::drop && state.stop < state.num_clusters)
       clusters_used = cpu::attend_tail(task, index.heads[task.kv_head], state, amount, total);
+    task.own().clock.end(&StageTimes::tail);
     for (int g = 0; g < task.num_heads; ++g) total[g] += state.read[g];
     const int listed = state.num_always + state.num_tokens;
     cpu::attend_listed_values(task, task.team.first(listed), task.team.last(listed));
     cpu::finish_output(task, state, total, out);
+    task.own().clock.end(&StageTimes::attend);
     return clusters_used;
   }
 

@@ -33,6 +33,8 @@ inline constexpr double kMinReadWeight = 1e-25, kMaxReadWeight = 1e25;
 inline bool order_clusters(const HeadTask& task, const ClusterIndexView& index, const ClusterHeadView& head, VarianceModel model,
                            ReadState& state) {
   const Team& team = task.team;
+  StageClock& clock = task.own().clock;
+  clock.start();
   load_queries(task);
   const int output_blocks = padded_dim(task.head_dim()) / 16;
   transform_blocks(task, head.metric, team.first(output_blocks), team.last(output_blocks));
@@ -42,6 +44,7 @@ inline bool order_clusters(const HeadTask& task, const ClusterIndexView& index, 
   score_blocks(task, head, model, queries, first, last);
   score_always_tokens(task, index, state);
   team.sync();
+  clock.end(&StageTimes::score);
   for (int g = 0; g < task.num_heads; ++g) {
     state.reference[g] = -kInfinity;
     for (int w = 0; w < team.num_workers; ++w) state.reference[g] = std::max(state.reference[g], task.workers[w].max_score[g]);
@@ -73,6 +76,7 @@ inline bool order_clusters(const HeadTask& task, const ClusterIndexView& index, 
   team.sync();
   gather_estimates(task, team.first(state.num_clusters), team.last(state.num_clusters));
   team.sync();
+  clock.end(&StageTimes::select);
   return true;
 }
 
@@ -87,14 +91,17 @@ inline bool bound_holds(const HeadTask& task, const DecodeOptions& options, floa
 inline void read_and_certify(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, float z, Choice& choice) {
   ReadState& state = choice.state;
   const bool wants_sample = options.certificate.enabled || options.tail == Tail::calibrated;
+  StageClock& clock = task.own().clock;
   while (true) {
     read_keys(task, head, options, state);
+    clock.end(&StageTimes::attend);
     std::fill_n(choice.sampled_rest, task.num_heads, SampledRest{});
     choice.sampled = wants_sample;
     if (state.stop == state.num_clusters) return;
     if (wants_sample || options.tail != Tail::drop) share_rest(task, state);
     if (!wants_sample) return;
     sample_rest(task, head, options, state, choice.sampled_rest);
+    clock.end(&StageTimes::sample);
     if (!options.certificate.enabled || bound_holds(task, options, z, choice)) return;
     const bool may_widen = options.certificate.policy != MissPolicy::accept && options.fixed_budget == 0;
     const int stop_before = state.stop;

@@ -5,6 +5,7 @@
 #include "quorum/core/cluster_index_view.hpp"
 #include "quorum/core/cluster_order.hpp"
 #include "quorum/cpu/row_kernels.hpp"
+#include "quorum/cpu/stage_clock.hpp"
 
 namespace quorum::cpu {
 
@@ -40,6 +41,8 @@ struct WorkerScratch {
   std::byte* gathered = nullptr;     // [kTileRows][kMaxGatheredBytes], copies of scattered rows
   int32_t* histogram = nullptr;      // [kNumOrderBuckets]
   float* share_histogram = nullptr;  // [kNumShareBuckets]
+
+  StageClock clock;
 
   // Published to the team.
   AttentionState states[kMaxGroupSize];
