@@ -4,6 +4,7 @@
 // A benchmark's time is the median over steps, each on cold caches. Threads 1 and 2, or what QUORUM_BENCH_THREADS says.
 #include <benchmark/benchmark.h>
 
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -22,7 +23,7 @@ using bench::Workload;
 
 constexpr float kTargets[] = {0.5f, 0.7f, 0.8f, 0.9f, 0.95f};
 constexpr int kBudgetPercents[] = {1, 2, 5, 10};  // of the tokens; generated caches say nothing of what a target costs
-constexpr int kSteps = 48;
+constexpr int kSteps = 32;
 
 double seconds_of(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
@@ -69,49 +70,64 @@ double read_bandwidth(Executor& executor) {
 // Everything that benchmarks of one workload and thread count share; one at a time is kept.
 class Session {
  public:
-  Session(std::shared_ptr<Workload> workload, int threads)
+  Session(std::shared_ptr<Workload> workload, int threads, int batch)
       : workload_(std::move(workload)),
+        batch_(batch),
         executor_(threads),
         bandwidth_(read_bandwidth(executor_)),
         output_(make_output()),
-        truth_(make_output()) {}
+        truth_(make_output()) {
+    // Each sequence of a batch has memory and an index of its own; the content is the same.
+    caches_.assign(size_t(batch), workload_->kv);
+    for (int i = 1; i < batch; ++i) caches_[size_t(i)] = workload_->copy_cache(copies_);
+  }
 
   double bandwidth() const { return bandwidth_; }
   const Workload& workload() const { return *workload_; }
   Executor& executor() { return executor_; }
+  int batch() const { return batch_; }
+  int num_steps() const { return int(workload_->visible_tokens.size()) - batch_ + 1; }  // a step takes the next `batch` queries
   int64_t kv_bytes(int query) const {
-    return int64_t(workload_->visible_tokens[size_t(query)]) * workload_->shape.num_kv_heads * workload_->shape.head_dim * 4;
+    return int64_t(workload_->visible_tokens[size_t(query)]) * workload_->shape.num_kv_heads * workload_->shape.head_dim * 4 * batch_;
   }
-  const ClusterIndex& index() {
-    if (!index_) build();
-    return *index_;
+  const ClusterIndex& index(int sequence = 0) {
+    if (indexes_.empty()) build();
+    return indexes_[size_t(sequence)];
   }
+  // Returns the time of one sequence's index.
   double build() {
-    index_.emplace(workload_->shape, IndexOptions{});
     const QueryView* queries = workload_->prompt_queries ? &*workload_->prompt_queries : nullptr;
-    return seconds_of([&] { index_->build(workload_->kv.first(workload_->indexed_tokens), queries, executor_); });
+    indexes_.assign(size_t(batch_), ClusterIndex(workload_->shape, {}));
+    std::vector<double> seconds;
+    for (int i = 0; i < batch_; ++i)
+      seconds.push_back(
+          seconds_of([&] { indexes_[size_t(i)].build(caches_[size_t(i)].first(workload_->indexed_tokens), queries, executor_); }));
+    return median(seconds);
   }
 
   // Time of one dense step on cold caches.
   double dense_step(int query) {
-    const KvCacheView kv = workload_->visible(query);
+    std::vector<KvCacheView> kv;
+    for (const KvCacheView& cache : caches_) kv.push_back(cache.first(workload_->visible_tokens[size_t(query)]));
     cold_.clean(executor_);
-    return seconds_of([&] { dense_attention(workload_->shape, workload_->query(query), {&kv, 1}, {truth_.data(), nullptr}, executor_); });
+    return seconds_of([&] { dense_attention(workload_->shape, workload_->query(query, batch_), kv, {truth_.data(), nullptr}, executor_); });
   }
   // Time of one sparse step on cold caches.
   double sparse_step(Decoder& decoder, int query, std::vector<HeadReport>& reports) {
-    const SequenceView sequence{workload_->visible(query), &index().view()};
+    std::vector<SequenceView> sequences;
+    for (int i = 0; i < batch_; ++i)
+      sequences.push_back({caches_[size_t(i)].first(workload_->visible_tokens[size_t(query)]), &index(i).view()});
     cold_.clean(executor_);
     DecodeStatus status = DecodeStatus::ok;
     const double seconds = seconds_of([&] {
-      status = decoder.decode(workload_->query(query), {&sequence, 1}, {output_.data(), nullptr}, reports, executor_);
+      status = decoder.decode(workload_->query(query, batch_), sequences, {output_.data(), nullptr}, reports, executor_);
     });
     if (status != DecodeStatus::ok) throw std::runtime_error(status_message(status));
     return seconds;
   }
   // Mean over heads of |sparse - dense| / |dense| of the last two steps.
   double error() const {
-    const int heads = workload_->shape.num_qo_heads, d = workload_->shape.head_dim;
+    const int heads = batch_ * workload_->shape.num_qo_heads, d = workload_->shape.head_dim;
     double sum = 0.0;
     for (int head = 0; head < heads; ++head) {
       double difference = 0.0, norm = 0.0;
@@ -125,13 +141,18 @@ class Session {
   }
 
  private:
-  std::vector<float> make_output() const { return std::vector<float>(size_t(workload_->shape.num_qo_heads * workload_->shape.head_dim)); }
+  std::vector<float> make_output() const {
+    return std::vector<float>(size_t(batch_) * size_t(workload_->shape.num_qo_heads * workload_->shape.head_dim));
+  }
 
   std::shared_ptr<Workload> workload_;
+  int batch_;
   ThreadExecutor executor_;
   bench::ColdCaches cold_;
   double bandwidth_;
-  std::optional<ClusterIndex> index_;
+  std::vector<KvCacheView> caches_;  // [batch]
+  std::vector<std::shared_ptr<void>> copies_;
+  std::vector<ClusterIndex> indexes_;  // [batch], empty before build()
   std::vector<float> output_, truth_;
 };
 
@@ -140,16 +161,16 @@ class Sessions {
  public:
   using Maker = std::function<Workload()>;
   void add(const std::string& name, Maker maker) { makers_[name] = std::move(maker); }
-  Session& get(const std::string& name, int threads) {
+  Session& get(const std::string& name, int threads, int batch = 1) {
     if (!workload_ || workload_->name != name) {
       session_.reset();
       workload_.reset();
       std::fprintf(stderr, "preparing %s ...\n", name.c_str());
       workload_ = std::make_shared<Workload>(makers_.at(name)());
     }
-    if (!session_ || threads_ != threads || &session_->workload() != workload_.get()) {
+    if (!session_ || threads_ != threads || session_->batch() != batch) {
       session_.reset();
-      session_ = std::make_unique<Session>(workload_, threads);
+      session_ = std::make_unique<Session>(workload_, threads, batch);
       threads_ = threads;
     }
     return *session_;
@@ -170,47 +191,155 @@ void report_bytes(benchmark::State& state, const Session& session, double bytes,
   state.counters["share_of_bandwidth"] = bytes / seconds / session.bandwidth();
 }
 
-void run_dense(benchmark::State& state, const std::string& workload, int threads) {
-  Session& session = sessions.get(workload, threads);
-  const int queries = int(session.workload().visible_tokens.size());
+// What to decode with, and how the benchmark is called.
+struct Setting {
+  std::string workload;
+  int threads = 1;
+  int batch = 1;
+  float target = 0.9f;
+  int budget_percent = 0;  // of the tokens, instead of the target
+  int dense_below = -1;    // the default if negative
+
+  std::string label() const {
+    char text[32];
+    if (budget_percent > 0)
+      std::snprintf(text, sizeof(text), "budget_%d_percent", budget_percent);
+    else
+      std::snprintf(text, sizeof(text), "%.2f", double(target));
+    return text;
+  }
+  std::string suffix() const { return batch > 1 ? "/batch:" + std::to_string(batch) : ""; }
+  Decoder decoder(Session& session) const {
+    const Workload& input = session.workload();
+    DecodeOptions options;
+    options.target_ratio = target;
+    options.fixed_budget = int(int64_t(input.kv.num_tokens) * budget_percent / 100);
+    if (dense_below >= 0) options.dense_below = dense_below;
+    return Decoder(input.shape, options, {batch, input.kv.num_tokens, session.index().num_cluster_slots(), threads});
+  }
+};
+
+// Medians of sparse and dense steps in turn, so that the ratio holds when the machine's speed drifts; means of the rest.
+struct Measured {
+  double sparse = 0.0, dense = 0.0;  // seconds
+  double bytes = 0.0, tokens = 0.0, error = 0.0, dense_bytes = 0.0;
+};
+
+Measured measure(const Setting& setting) {
+  Session& session = sessions.get(setting.workload, setting.threads, setting.batch);
+  const Workload& input = session.workload();
+  Decoder decoder = setting.decoder(session);
+  std::vector<HeadReport> reports(size_t(setting.batch * input.shape.num_qo_heads));
+  std::vector<double> sparse, dense;
+  Measured out;
+  for (int step = 0; step < kSteps; ++step) {
+    const int query = step % session.num_steps();
+    dense.push_back(session.dense_step(query));
+    sparse.push_back(session.sparse_step(decoder, query, reports));
+    out.error += session.error() / kSteps;
+    const int groups = setting.batch * input.shape.num_kv_heads;
+    for (int group = 0; group < groups; ++group) {
+      const HeadReport& report = reports[size_t(group * input.shape.group_size())];
+      out.bytes += double(report.bytes_read) / kSteps;
+      out.tokens += double(report.tokens_read) / kSteps / groups;
+    }
+  }
+  out.sparse = median(sparse);
+  out.dense = median(dense);
+  out.dense_bytes = double(session.kv_bytes(0));
+  return out;
+}
+
+void report_sparse(benchmark::State& state, const Measured& measured, double bandwidth) {
+  state.SetIterationTime(measured.sparse);
+  state.counters["bytes"] = measured.bytes;
+  state.counters["GB_per_s"] = measured.bytes / measured.sparse / 1e9;
+  state.counters["share_of_bandwidth"] = measured.bytes / measured.sparse / bandwidth;
+  state.counters["bytes_share"] = measured.bytes / measured.dense_bytes;
+  state.counters["tokens"] = measured.tokens;
+  state.counters["error"] = measured.error;
+  state.counters["dense_ms"] = measured.dense * 1e3;
+  state.counters["dense_share_of_bandwidth"] = measured.dense_bytes / measured.dense / bandwidth;
+  state.counters["speedup"] = measured.dense / measured.sparse;
+}
+
+void run_dense(benchmark::State& state, const Setting& setting) {
+  Session& session = sessions.get(setting.workload, setting.threads, setting.batch);
   for (auto _ : state) {
     std::vector<double> seconds;
-    for (int step = 0; step < kSteps; ++step) seconds.push_back(session.dense_step(step % queries));
+    for (int step = 0; step < kSteps; ++step) seconds.push_back(session.dense_step(step % session.num_steps()));
     state.SetIterationTime(median(seconds));
     report_bytes(state, session, double(session.kv_bytes(0)), median(seconds));
   }
 }
 
-void run_sparse(benchmark::State& state, const std::string& workload, int threads, float target, int budget_percent) {
-  Session& session = sessions.get(workload, threads);
-  const Workload& input = session.workload();
-  DecodeOptions options;
-  options.target_ratio = target;
-  options.fixed_budget = int(int64_t(input.kv.num_tokens) * budget_percent / 100);
-  Decoder decoder(input.shape, options, {1, input.kv.num_tokens, session.index().num_cluster_slots(), threads});
-  std::vector<HeadReport> reports(size_t(input.shape.num_qo_heads));
-  const int queries = int(input.visible_tokens.size());
+void run_sparse(benchmark::State& state, const Setting& setting) {
   for (auto _ : state) {
-    // Dense and sparse steps alternate, so that the ratio holds when the machine's speed drifts.
-    std::vector<double> sparse_seconds, dense_seconds;
-    double bytes = 0.0, tokens = 0.0, error = 0.0;
-    for (int step = 0; step < kSteps; ++step) {
-      dense_seconds.push_back(session.dense_step(step % queries));
-      sparse_seconds.push_back(session.sparse_step(decoder, step % queries, reports));
-      error += session.error() / kSteps;
-      for (int head = 0; head < input.shape.num_kv_heads; ++head) {
-        const HeadReport& report = reports[size_t(head * input.shape.group_size())];
-        bytes += double(report.bytes_read) / kSteps;
-        tokens += double(report.tokens_read) / kSteps / input.shape.num_kv_heads;
-      }
+    const Measured measured = measure(setting);
+    report_sparse(state, measured, sessions.get(setting.workload, setting.threads, setting.batch).bandwidth());
+  }
+}
+
+// Layers one after the other, as a model decodes them: times and bytes add up, errors are averaged.
+void run_layers(benchmark::State& state, std::vector<Setting> layers) {
+  for (auto _ : state) {
+    Measured sum;
+    double gains = 0.0, bandwidth = 0.0;
+    for (const Setting& layer : layers) {
+      const Measured one = measure(layer);
+      sum.sparse += one.sparse;
+      sum.dense += one.dense;
+      sum.bytes += one.bytes;
+      sum.dense_bytes += one.dense_bytes;
+      sum.tokens += one.tokens / double(layers.size());
+      sum.error += one.error / double(layers.size());
+      gains += one.dense / one.sparse / double(layers.size());
+      bandwidth += sessions.get(layer.workload, layer.threads).bandwidth() / double(layers.size());
     }
-    state.SetIterationTime(median(sparse_seconds));
-    report_bytes(state, session, bytes, median(sparse_seconds));
-    state.counters["bytes_share"] = bytes / double(session.kv_bytes(0));
-    state.counters["tokens"] = tokens;
-    state.counters["error"] = error;
-    state.counters["dense_ms"] = median(dense_seconds) * 1e3;
-    state.counters["speedup"] = median(dense_seconds) / median(sparse_seconds);
+    report_sparse(state, sum, bandwidth);
+    state.counters["mean_speedup"] = gains;
+  }
+}
+
+// The time a step spends in one stage: mean over steps and workers, from the decoder's own clock.
+void run_stage(benchmark::State& state, const Setting& setting, double StageTimes::*stage) {
+  static std::map<std::string, StageTimes> known;  // a run gives all five
+  const std::string key = setting.workload + setting.label() + setting.suffix() + std::to_string(setting.threads);
+  if (known.count(key) == 0) {
+    Session& session = sessions.get(setting.workload, setting.threads, setting.batch);
+    Decoder decoder = setting.decoder(session);
+    std::vector<HeadReport> reports(size_t(setting.batch * session.workload().shape.num_qo_heads));
+    decoder.record_stage_times(true);
+    for (int step = 0; step < kSteps; ++step) session.sparse_step(decoder, step % session.num_steps(), reports);
+    known[key] = decoder.stage_times();
+  }
+  for (auto _ : state) {
+    state.SetIterationTime(known[key].*stage / kSteps / setting.threads);
+    state.counters["share_of_step"] = known[key].*stage / known[key].total();
+  }
+}
+
+// What a call costs besides its work: one token in the cache.
+void run_one_token(benchmark::State& state, int threads) {
+  const AttentionShape shape{32, 8, 128, 0.0f};
+  const std::vector<float> row(size_t(32 * 128), 0.5f);
+  const KvCacheView kv = KvCacheView::nhd(row.data(), row.data(), 1, 8, 128);
+  ThreadExecutor executor(threads);
+  Decoder decoder(shape, {}, {1, 32768, 0, threads});
+  std::vector<float> output(row.size());
+  const SequenceView sequence{kv, nullptr};
+  bench::ColdCaches cold;
+  for (auto _ : state) {
+    std::vector<double> seconds;
+    for (int step = 0; step < 4 * kSteps; ++step) {
+      cold.clean(executor);
+      seconds.push_back(seconds_of([&] {
+        if (decoder.decode(QueryView::contiguous(row.data(), 1, 32, 128), {&sequence, 1}, {output.data(), nullptr}, {}, executor) !=
+            DecodeStatus::ok)
+          std::abort();
+      }));
+    }
+    state.SetIterationTime(median(seconds));
   }
 }
 
@@ -237,21 +366,58 @@ void add_benchmark(const std::string& name, int threads, std::function<void(benc
       ->Unit(benchmark::kMicrosecond);
 }
 
-// Traces are decoded at targets, generated caches with budgets besides.
+void add_stages(const Setting& setting) {
+  const std::pair<const char*, double StageTimes::*> stages[] = {{"score", &StageTimes::score},
+                                                                 {"select", &StageTimes::select},
+                                                                 {"attend", &StageTimes::attend},
+                                                                 {"sample", &StageTimes::sample},
+                                                                 {"tail", &StageTimes::tail}};
+  for (const auto& [name, stage] : stages)
+    add_benchmark(std::string(name) + "/" + setting.workload + "/" + setting.label() + setting.suffix(), setting.threads,
+                  [setting, stage = stage](benchmark::State& state) { run_stage(state, setting, stage); });
+}
+
+void add_sparse(const Setting& setting) {
+  add_benchmark("sparse/" + setting.workload + "/" + setting.label() + setting.suffix(), setting.threads,
+                [setting](benchmark::State& state) { run_sparse(state, setting); });
+}
+
+// Traces are decoded at targets; generated caches with budgets, and at one target that shows what they are like.
 void add_workload(const std::string& name, const std::vector<int>& thread_counts, bool generated, Sessions::Maker maker) {
   sessions.add(name, std::move(maker));
-  for (const int threads : thread_counts) {
-    add_benchmark("build/" + name, threads, [=](benchmark::State& state) { run_build(state, name, threads); });
-    add_benchmark("dense/" + name, threads, [=](benchmark::State& state) { run_dense(state, name, threads); });
-    for (const float target : kTargets) {
-      char label[8];
-      std::snprintf(label, sizeof(label), "%.2f", double(target));
-      add_benchmark("sparse/" + name + "/" + label, threads, [=](benchmark::State& state) { run_sparse(state, name, threads, target, 0); });
+  for (const int batch : generated ? std::vector<int>{1, 4} : std::vector<int>{1}) {
+    for (const int threads : thread_counts) {
+      Setting setting{name, threads, batch};
+      if (batch == 1) add_benchmark("build/" + name, threads, [=](benchmark::State& state) { run_build(state, name, threads); });
+      add_benchmark("dense/" + name + setting.suffix(), threads, [=](benchmark::State& state) { run_dense(state, setting); });
+      for (const float target : kTargets) {
+        setting.target = target;
+        if (!generated || (target == 0.9f && batch == 1)) add_sparse(setting);
+      }
+      setting.target = 0.7f;
+      setting.budget_percent = generated ? 5 : 0;
+      add_stages(setting);
+      for (const int percent : kBudgetPercents) {
+        setting.budget_percent = percent;
+        if (generated && (percent == 5 || batch == 1)) add_sparse(setting);
+      }
     }
-    for (const int percent : kBudgetPercents)
-      if (generated)
-        add_benchmark("sparse/" + name + "/budget_" + std::to_string(percent) + "_percent", threads,
-                      [=](benchmark::State& state) { run_sparse(state, name, threads, 0.9f, percent); });
+  }
+}
+
+// One KV head of a growing cache, dense and sparse. Short ones find where sparse attention begins to pay (DecodeOptions::dense_below).
+void add_growth(const std::vector<int>& thread_counts) {
+  for (int tokens = 512; tokens <= (1 << 20); tokens *= 2) {
+    const std::string name = std::to_string(tokens);
+    sessions.add("growth/" + name, [=] { return bench::clustered_workload("growth/" + name, {tokens, 1, 4, 128, true, 16, 1}); });
+    for (const int threads : thread_counts) {
+      Setting setting{"growth/" + name, threads};
+      setting.dense_below = 0;
+      const std::string prefix = tokens < 8192 ? "crossover/" : "growth/";
+      add_benchmark(prefix + name + "/dense", threads, [=](benchmark::State& state) { run_dense(state, setting); });
+      if (tokens >= 8192) setting.budget_percent = 5;
+      add_benchmark(prefix + name + "/" + setting.label(), threads, [=](benchmark::State& state) { run_sparse(state, setting); });
+    }
   }
 }
 
@@ -272,13 +438,26 @@ int main(int argc, char** argv) {
                [=] { return bench::trace_workload("smollm2_8k", root + "/examples/data/smollm2_135m_kjv_8k_layer12.safetensors"); });
   const char* shared = std::getenv("QUORUM_SHARED");
   const std::string traces = shared != nullptr ? shared : root + "/../shared/traces";
+  int layers = 0;
   for (const char* layer : {"05", "11", "17"}) {
     const std::string path = traces + "/gemma3_270m_kjv_32k_layer" + layer + ".safetensors", name = std::string("gemma3_32k_layer") + layer;
     if (std::filesystem::exists(path))
-      add_workload(name, threads, false, [=] { return bench::trace_workload(name, path); });
+      add_workload(name, threads, false, [=] { return bench::trace_workload(name, path); }), ++layers;
     else
       std::fprintf(stderr, "skipped: %s needs %s\n", name.c_str(), path.c_str());
   }
+  for (const int count : threads)
+    for (const float target : kTargets)
+      if (layers == 3) {
+        Setting one{"", count, 1, target};
+        add_benchmark("sparse/gemma3_32k/" + one.label(), count, [=](benchmark::State& state) {
+          std::vector<Setting> all(3, one);
+          for (int i = 0; i < 3; ++i) all[size_t(i)].workload = std::string("gemma3_32k_layer") + std::array{"05", "11", "17"}[size_t(i)];
+          run_layers(state, all);
+        });
+      }
+  for (const int count : threads) add_benchmark("one_token", count, [=](benchmark::State& state) { run_one_token(state, count); });
+  add_growth(threads);
   for (const auto& [size, tokens] : {std::pair{"8k", 8192}, {"32k", 32768}, {"128k", 131072}}) {
     for (const bool head_major : {true, false}) {
       const std::string name = std::string("llama8b_") + size + (head_major ? "_hnd" : "_nhd");

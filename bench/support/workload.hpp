@@ -53,11 +53,23 @@ struct Workload {
 
   std::vector<std::shared_ptr<void>> memory;  // keeps the views alive
 
-  QueryView query(int i) const {
-    QueryView row = queries;
-    row.data += i * row.row_stride;
-    row.num_rows = 1;
-    return row;
+  QueryView query(int i, int count = 1) const {
+    QueryView rows = queries;
+    rows.data += i * rows.row_stride;
+    rows.num_rows = count;
+    return rows;
+  }
+  // The same keys and values in other memory, which `owner` keeps.
+  KvCacheView copy_cache(std::vector<std::shared_ptr<void>>& owner) const {
+    const size_t bytes = size_t(kv.num_tokens) * size_t(shape.num_kv_heads * shape.head_dim * element_bytes(kv.type));
+    KvCacheView copy = kv;
+    for (const std::byte** side : {&copy.keys, &copy.values}) {
+      auto block = std::make_shared<HugeBlock>(bytes);
+      std::memcpy(block->as<std::byte>(), *side, bytes);
+      *side = block->as<std::byte>();
+      owner.push_back(block);
+    }
+    return copy;
   }
   KvCacheView visible(int i) const { return kv.first(visible_tokens[size_t(i)]); }
 };
