@@ -167,6 +167,8 @@ class Sessions {
       workload_.reset();
       std::fprintf(stderr, "preparing %s ...\n", name.c_str());
       workload_ = std::make_shared<Workload>(makers_.at(name)());
+      true_share_ = bench::true_share(*workload_, 0.9);
+      std::fprintf(stderr, "  90 %% of the weight is in %.2f %% of the tokens\n", 100.0 * true_share_);
     }
     if (!session_ || threads_ != threads || session_->batch() != batch) {
       session_.reset();
@@ -175,10 +177,13 @@ class Sessions {
     }
     return *session_;
   }
+  // Share of the tokens that hold 90 % of the weight of the workload at hand.
+  double true_share() const { return true_share_; }
 
  private:
   std::map<std::string, Maker> makers_;
   std::shared_ptr<Workload> workload_;
+  double true_share_ = 0.0;
   std::unique_ptr<Session> session_;
   int threads_ = 0;
 };
@@ -277,6 +282,7 @@ void run_sparse(benchmark::State& state, const Setting& setting) {
   for (auto _ : state) {
     const Measured measured = measure(setting);
     report_sparse(state, measured, sessions.get(setting.workload, setting.threads, setting.batch).bandwidth());
+    state.counters["tokens_for_90_percent"] = sessions.true_share();
   }
 }
 

@@ -3,7 +3,9 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -96,7 +98,8 @@ inline Workload trace_workload(const std::string& name, const std::string& path)
   return workload;
 }
 
-// Keys of a Gaussian mixture: topics of 32 tokens on average, of uneven size.
+// Keys of a Gaussian mixture: topics of 32 tokens on average, of uneven size. As in a text, a topic lives in one stretch of it: four fifths
+// of the tokens belong to topics of their own 4096 tokens, the others to any.
 //
 // A score is a topic part and an own part, both normal, with deviations of 3.2 and 0.9 nat: 2.5 % of the tokens then hold 90 % of a head's
 // weight. Heads of a group share 80 % of the variance of their queries.
@@ -122,13 +125,20 @@ inline Workload clustered_workload(const std::string& name, const ClusteredOptio
   const auto noise_row = [&] { return noise.data() + random() % (noise.size() - size_t(d)); };
   std::vector<double> size(static_cast<size_t>(topics));
   for (double& x : size) x = std::exp(0.6 * double(normal(random)));
-  std::discrete_distribution<int> pick(size.begin(), size.end());
+  const int stretch = std::min(topics, 4096 / 32), stretches = topics / stretch;
+  std::discrete_distribution<int> any(size.begin(), size.end());
+  std::vector<std::discrete_distribution<int>> own;
+  for (int t = 0; t < stretches; ++t) own.emplace_back(size.begin() + t * stretch, size.begin() + (t + 1) * stretch);
+  const auto pick = [&](int token) {
+    const int t = std::min(token / 4096, stretches - 1);
+    return random() % 5 == 0 ? any(random) : t * stretch + own[size_t(t)](random);
+  };
   std::vector<float> key_topic(size_t(topics) * size_t(d)), value_topic(key_topic.size());
   for (int head = 0; head < heads; ++head) {
     for (float& x : key_topic) x = kTopicPart * normal(random);
     for (float& x : value_topic) x = 0.5f * normal(random);
     for (int i = 0; i < n; ++i) {
-      const size_t topic = size_t(pick(random)) * size_t(d);
+      const size_t topic = size_t(pick(i)) * size_t(d);
       const size_t row = (options.head_major ? size_t(head) * size_t(n) + size_t(i) : size_t(i) * size_t(heads) + size_t(head)) * size_t(d);
       const float *key_noise = noise_row(), *value_noise = noise_row();
       for (int c = 0; c < d; ++c) {
@@ -156,6 +166,30 @@ inline Workload clustered_workload(const std::string& name, const ClusteredOptio
   workload.indexed_tokens = n - 64;
   workload.memory = {keys, values, queries};
   return workload;
+}
+
+// Share of its tokens that a head needs for `target` of its weight, if it knows them all: mean over the query heads of KV head 0 and the
+// first query.
+inline double true_share(const Workload& workload, double target) {
+  const int n = workload.visible_tokens[0], d = workload.shape.head_dim, group = workload.shape.group_size();
+  std::vector<float> query(size_t(padded_dim(d))), key(query.size());
+  std::vector<double> weight(static_cast<size_t>(n));
+  double share = 0.0;
+  for (int g = 0; g < group; ++g) {
+    cpu::load_row(workload.queries.row(0, g), workload.queries.type, d, workload.shape.softmax_scale(), query.data());
+    double largest = -1e300, total = 0.0, read = 0.0;
+    for (int i = 0; i < n; ++i) {
+      cpu::load_row(workload.kv.key_row(i, 0), workload.kv.type, d, 1.0f, key.data());
+      weight[size_t(i)] = double(simd::dot(query.data(), key.data(), int(key.size())));
+      largest = std::max(largest, weight[size_t(i)]);
+    }
+    for (double& w : weight) total += w = std::exp(w - largest);
+    std::sort(weight.begin(), weight.end(), std::greater<>());
+    int needed = 0;
+    while (read < target * total) read += weight[size_t(needed++)];
+    share += double(needed) / n / group;
+  }
+  return share;
 }
 
 }  // namespace quorum::bench
