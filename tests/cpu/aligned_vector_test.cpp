@@ -36,3 +36,14 @@ TEST_CASE("elements are zero at first") {
   const AlignedVector<int32_t> v(100);
   CHECK(v == AlignedVector<int32_t>(100, 0));
 }
+
+TEST_CASE("large arrays start on a huge page, and advice touches nothing") {
+  const AlignedVector<float> large((4 << 20) / 4), small((4 << 20) / 4 - 1);
+  CHECK(reinterpret_cast<uintptr_t>(large.data()) % kHugePage == 0);
+  CHECK(reinterpret_cast<uintptr_t>(small.data()) % cpu::kCacheLine == 0);
+  AlignedVector<uint8_t> bytes(3 * kHugePage, 7);
+  for (const size_t offset : {size_t(0), size_t(1), kHugePage - 1}) advise_huge_pages(bytes.data() + offset, bytes.size() - offset);
+  advise_huge_pages(bytes.data() + 1, 100);  // holds no whole page
+  advise_huge_pages(nullptr, 0);
+  CHECK(bytes == AlignedVector<uint8_t>(3 * kHugePage, 7));
+}
