@@ -1,0 +1,53 @@
+# quorum_add_variants(<name> SOURCES <file>... EXPORTS <symbol>... [VARIANTS <instruction set>...] [OPTIONS <flag>...])
+#
+# Compiles the sources once for each instruction set into a module <name>_<instruction set> of its own, to be opened with dlopen by a
+# program that asks the processor first. Only the EXPORTS, extern "C" functions, are visible outside of a module. Inline functions and
+# templates compiled for several instruction sets must never meet in one link: the linker would keep one of them for all, and an
+# instruction that the processor lacks would end the program (docs/instruction_sets.md). GNU ld, gold or lld.
+# Without VARIANTS: all of the target processor. The list of them is left in <name>_VARIANTS.
+function(quorum_add_variants name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;EXPORTS;VARIANTS;OPTIONS")
+  if(NOT arg_SOURCES OR NOT arg_EXPORTS)
+    message(FATAL_ERROR "quorum_add_variants: ${name} needs SOURCES and EXPORTS")
+  endif()
+  if(arg_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "quorum_add_variants: ${name} has unknown arguments ${arg_UNPARSED_ARGUMENTS}")
+  endif()
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    set(flags_scalar -march=x86-64 -DQUORUM_SCALAR)
+    set(flags_sse2 -march=x86-64)
+    set(flags_avx2 -march=x86-64-v3)
+    set(flags_avx512 -march=x86-64-v4)
+    set(flags_avx512_vnni -march=x86-64-v4 -mavx512vnni)
+    set(known scalar sse2 avx2 avx512 avx512_vnni)
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+    set(flags_scalar -march=armv8-a -DQUORUM_SCALAR)
+    set(flags_neon -march=armv8-a)
+    set(flags_neon_dotprod -march=armv8.2-a+dotprod)
+    set(flags_neon_i8mm -march=armv8.2-a+dotprod+i8mm)
+    set(known scalar neon neon_dotprod neon_i8mm)
+  else()
+    set(flags_scalar -DQUORUM_SCALAR)
+    set(known scalar)
+  endif()
+  if(NOT arg_VARIANTS)
+    set(arg_VARIANTS ${known})
+  endif()
+
+  list(JOIN arg_EXPORTS "; " exports)
+  set(script "${CMAKE_CURRENT_BINARY_DIR}/${name}.exports")
+  file(CONFIGURE OUTPUT "${script}" CONTENT "{ global: @exports@; local: *; };\n" @ONLY)
+  foreach(variant IN LISTS arg_VARIANTS)
+    if(NOT variant IN_LIST known)
+      message(FATAL_ERROR "quorum_add_variants: the variants for ${CMAKE_SYSTEM_PROCESSOR} are ${known}, got ${variant}")
+    endif()
+    set(target ${name}_${variant})
+    add_library(${target} MODULE ${arg_SOURCES})
+    target_link_libraries(${target} PRIVATE quorum::quorum)
+    target_compile_options(${target} PRIVATE ${arg_OPTIONS} ${flags_${variant}})  # last: the later -march counts
+    target_link_options(${target} PRIVATE "LINKER:--version-script=${script}")
+    # The version script alone hides: the compiler's hidden visibility would hide the entry points too, unless each were marked.
+    set_target_properties(${target} PROPERTIES PREFIX "" VISIBILITY_INLINES_HIDDEN ON LINK_DEPENDS "${script}")
+  endforeach()
+  set(${name}_VARIANTS ${arg_VARIANTS} PARENT_SCOPE)
+endfunction()
