@@ -3,6 +3,7 @@
 #   bash cmake/setup.sh                 compiler, cmake, ninja, Eigen, xsimd, doctest
 #   bash cmake/setup.sh --with bench    also Google Benchmark
 #   bash cmake/setup.sh --with checks   also clang and clang-format 14
+#   bash cmake/setup.sh --with arm      also the compiler for 64-bit Arm and its emulator
 set -euo pipefail
 
 fail() { echo "setup.sh: $*" >&2; exit 1; }
@@ -11,10 +12,10 @@ groups="base"
 while [ $# -gt 0 ]; do
   case "$1" in
     --with)
-      [ $# -ge 2 ] || fail "--with needs a group: bench or checks"
-      case "$2" in bench | checks) groups="$groups $2" ;; *) fail "--with must be bench or checks, got '$2'" ;; esac
+      [ $# -ge 2 ] || fail "--with needs a group: bench, checks or arm"
+      case "$2" in bench | checks | arm) groups="$groups $2" ;; *) fail "--with must be bench, checks or arm, got '$2'" ;; esac
       shift 2 ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) fail "unknown argument '$1' (try --help)" ;;
   esac
 done
@@ -61,6 +62,9 @@ missing_packages() {
         have_command g++ || echo g++
         have_command clang++ || echo clang
         have_clang_format_14 || echo clang-format-14 ;;
+      arm)
+        have_command aarch64-linux-gnu-g++ || echo g++-aarch64-linux-gnu
+        have_command qemu-aarch64 || echo qemu-user ;;
     esac
   done
 }
