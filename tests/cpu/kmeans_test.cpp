@@ -243,7 +243,7 @@ TEST_CASE("squared distance of a row to a centroid") {
   }
 }
 
-TEST_CASE("empty clusters restart at the worst represented rows, the first of equals") {
+TEST_CASE("empty clusters restart at the worst represented rows") {
   const float at[5] = {0.0f, 1.0f, 7.0f, -3.0f, 7.0f};
   std::vector<float> values;
   for (const float x : at) values.insert(values.end(), 8, x);

@@ -16,8 +16,7 @@ namespace quorum::cpu {
 
 // Rounds that search all centroids. The first starts from centroids that are rows, far from what they become, so half of the coordinates
 // (alike after the rotation) are enough; by the third the clusters have found their places. In every other round a row chooses among
-// the 16 centroids that were the best of their lanes in the last full search: 11 times fewer multiply-adds than searching all, and
-// within 0.5 % of the spread (docs/decisions/0009-kmeans-in-int8.md).
+// the 16 centroids that were the best of their lanes in the last full search. What that saves and costs: docs/decisions/0009.
 inline constexpr int kSecondFullSearch = 2;
 
 // Rows as the search wants them: signs and Hadamard transform, which keep distances and make coordinates alike, then int8 row by row.
