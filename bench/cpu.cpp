@@ -11,7 +11,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
-#include <regex>
+#include <random>
 
 #include "bench/support/cold_caches.hpp"
 #include "bench/support/workload.hpp"
@@ -36,14 +36,20 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// 512 MB on huge pages for the measurements of bandwidth.
+constexpr size_t kBandwidthBytes = size_t(512) << 20;
+bench::HugeBlock& bandwidth_block() {
+  static bench::HugeBlock block(kBandwidthBytes);
+  return block;
+}
+
 // Bytes a second that all workers together read from memory in order: the yardstick of everything else.
 double read_bandwidth(Executor& executor) {
-  constexpr size_t kBytes = size_t(512) << 20;
-  static bench::HugeBlock block(kBytes);
+  constexpr size_t kBytes = kBandwidthBytes;
   struct Context {
     const float* data;
     std::atomic<int> sink{0};
-  } context{block.as<float>(), {}};
+  } context{bandwidth_block().as<float>(), {}};
   std::vector<double> seconds;
   for (int repeat = 0; repeat < 9; ++repeat)
     seconds.push_back(seconds_of([&] {
@@ -65,6 +71,42 @@ double read_bandwidth(Executor& executor) {
           &context);
     }));
   return double(kBytes) / median(seconds);
+}
+
+// The same for rows of `row_bytes` at random, which is what attention over chosen tokens does: asked for 32 rows ahead, then read.
+double row_bandwidth(Executor& executor, int row_bytes) {
+  constexpr int kRows = 8192, kAhead = 32;
+  struct Context {
+    const std::byte* data;
+    std::vector<int64_t> offsets;
+    int row_bytes;
+    std::atomic<int> sink{0};
+  } context{bandwidth_block().as<std::byte>(), {}, row_bytes, {}};
+  bench::ColdCaches cold;
+  std::mt19937_64 random(7);
+  std::vector<double> seconds;
+  for (int repeat = 0; repeat < 9; ++repeat) {
+    context.offsets.clear();
+    for (int i = 0; i < kRows + kAhead; ++i)
+      context.offsets.push_back(int64_t(random() % (kBandwidthBytes / size_t(row_bytes))) * row_bytes);
+    cold.clean(executor);
+    seconds.push_back(seconds_of([&] {
+      executor.run(
+          [](void* raw, int worker, int num_workers) {
+            auto& shared = *static_cast<Context*>(raw);
+            simd::Vector sum(0.0f);
+            for (int i = kRows / num_workers * worker, end = i + kRows / num_workers; i < end; ++i) {
+              for (int byte = 0; byte < shared.row_bytes; byte += 64)
+                simd::prefetch(shared.data + shared.offsets[size_t(i + kAhead)] + byte);
+              const float* row = reinterpret_cast<const float*>(shared.data + shared.offsets[size_t(i)]);
+              for (int c = 0; c < shared.row_bytes / 4; c += simd::kVectorSize) sum = simd::maximum(simd::load(row + c), sum);
+            }
+            shared.sink.fetch_add(int(simd::reduce_add(sum)));
+          },
+          &context);
+    }));
+  }
+  return double(kRows) * row_bytes / median(seconds);
 }
 
 // Everything that benchmarks of one workload and thread count share; one at a time is kept.
@@ -365,6 +407,16 @@ void run_bandwidth(benchmark::State& state, int threads) {
   }
 }
 
+void run_row_bandwidth(benchmark::State& state, int threads, int row_bytes) {
+  ThreadExecutor executor(threads);
+  for (auto _ : state) {
+    const double bandwidth = row_bandwidth(executor, row_bytes);
+    state.SetIterationTime(1e6 * row_bytes / bandwidth);  // of a million rows
+    state.counters["GB_per_s"] = bandwidth / 1e9;
+    state.counters["share_of_bandwidth"] = bandwidth / read_bandwidth(executor);
+  }
+}
+
 void add_benchmark(const std::string& name, int threads, std::function<void(benchmark::State&)> run) {
   benchmark::RegisterBenchmark((name + "/threads:" + std::to_string(threads)).c_str(), std::move(run))
       ->UseManualTime()
@@ -439,6 +491,10 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   const std::vector<int> threads = thread_counts();
   for (const int count : threads) add_benchmark("read_bandwidth", count, [=](benchmark::State& state) { run_bandwidth(state, count); });
+  for (const int row_bytes : {128, 256, 512})
+    for (const int count : threads)
+      add_benchmark("read_rows/" + std::to_string(row_bytes), count,
+                    [=](benchmark::State& state) { run_row_bandwidth(state, count, row_bytes); });
   const std::string root = QUORUM_ROOT;
   add_workload("smollm2_8k", threads, false,
                [=] { return bench::trace_workload("smollm2_8k", root + "/examples/data/smollm2_135m_kjv_8k_layer12.safetensors"); });

@@ -130,7 +130,12 @@ inline void prefetch_token_lists(const HeadTask& task, const ClusterHeadView& he
     const ClusterRef ref = cluster_at(head, cluster[position]);
     simd::prefetch(ref.segment->cluster_indptr + ref.local);
   }
-  for (int position = first; position < last; ++position) simd::prefetch(cluster_at(head, cluster[position]).tokens());
+  for (int position = first; position < last; ++position) {
+    const ClusterRef ref = cluster_at(head, cluster[position]);
+    const int32_t* tokens = ref.tokens();
+    simd::prefetch(tokens);
+    simd::prefetch(tokens + ref.num_tokens() - 1);  // a list of 16 mostly lies across two lines
+  }
 }
 
 // Reads the keys of clusters [state.scored, state.scored + count), split over the team by tokens.
