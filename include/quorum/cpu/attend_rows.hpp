@@ -47,16 +47,16 @@ inline void prefetch_rows(const RowPointers& tile, int row_bytes) {
   for (int i = 0; i < tile.count; ++i) prefetch_row(tile.rows[i], row_bytes);
 }
 
-// Copies rows to `buffer`, one after the other, and asks for the rows of the next tile meanwhile; the pointers then name the copies.
+// Copies rows to `buffer`, one after the other; the pointers then name the copies.
 //
 // A kernel that meets scattered rows themselves waits for memory and computes by turns, because the arithmetic of a few rows fills the
-// window in which a core finds its next loads; copying, it finds nothing but loads. Rows beyond kMaxGatheredBytes keep it busy enough, and
-// so do values, of which one pass touches two lines a row.
-inline void gather_rows(RowPointers& tile, const RowPointers& next, int row_bytes, std::byte* buffer) {
+// window in which a core finds its next loads; copying, it finds nothing but loads. The next tile is left for the kernel to ask for, so
+// that memory is not idle meanwhile. Rows beyond kMaxGatheredBytes keep it busy enough, and so do values, of which one pass touches two
+// lines a row.
+inline void gather_rows(RowPointers& tile, int row_bytes, std::byte* buffer) {
   constexpr int kVectorBytes = 4 * simd::kVectorSize;
   const int whole = row_bytes / 64 * 64;
   for (int i = 0; i < tile.count; ++i, buffer += row_bytes) {
-    if (i < next.count) prefetch_row(next.rows[i], row_bytes);
     const std::byte* row = tile.rows[i];
     for (int byte = 0; byte < whole; byte += kVectorBytes)
       simd::store(reinterpret_cast<float*>(buffer + byte), simd::load(reinterpret_cast<const float*>(row + byte)));

@@ -57,10 +57,9 @@ inline void score_listed_tokens(const HeadTask& task, int first, int last) {
   for (int begin = first, current = 0; begin < last; begin += rows, current ^= 1) {
     RowPointers &tile = tiles[current], &next = tiles[current ^ 1];
     point(next, begin + rows);
-    const bool gathers = row_bytes <= kMaxGatheredBytes;
-    if (gathers) gather_rows(tile, next, row_bytes, task.own().gathered);
+    if (row_bytes <= kMaxGatheredBytes) gather_rows(tile, row_bytes, task.own().gathered);
     const HeadRows out{task.shared->weights.data + begin, task.shared->weights.stride};
-    task.kernels.score({tile.rows, next.rows, tile.count, gathers ? 0 : next.count, task.head_dim()}, task.own().queries, out);
+    task.kernels.score({tile.rows, next.rows, tile.count, next.count, task.head_dim()}, task.own().queries, out);
   }
 }
 

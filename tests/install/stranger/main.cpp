@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int kTokens = 2048, kHeadDim = 64, kDirections = 8, kWanted = 3;
+constexpr int kTokens = 4096, kHeadDim = 64, kDirections = 8, kWanted = 3;
 
 // Attention of two query heads over one KV head; the first output element, and the share of tokens read.
 bool decode_sparsely(float& output, float& share) {
