@@ -1,6 +1,7 @@
 // Coordinates in which queries are white and every coordinate is alike (algorithm.md eq. 3 and 4). Building only: uses Eigen.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "quorum/cpu/simd/vector.hpp"  // before Eigen: it silences warnings in the compiler's own intrinsics
@@ -44,16 +45,20 @@ inline Eigen::MatrixXd shrunk_second_moment(const QueryView* queries, const Atte
   const Eigen::MatrixXd identity = Eigen::MatrixXd::Identity(d, d);
   if (queries == nullptr || queries->num_rows == 0) return identity;
   const int group = shape.group_size();
-  RowMatrix rows(queries->num_rows * group, d);
+  constexpr int kPart = 64;  // query rows multiplied together: bounds the copy
+  RowMatrix rows(kPart * group, d);
   std::vector<float> row(size_t(padded_dim(d)));
-  int count = 0;
-  for (int i = 0; i < queries->num_rows; ++i)
-    for (int g = 0; g < group; ++g) {
-      load_row(queries->row(i, kv_head * group + g), queries->type, d, 1.0f, row.data());
-      rows.row(count) = Eigen::Map<const Eigen::RowVectorXf>(row.data(), d);
-      if (rows.row(count).allFinite()) ++count;
-    }
-  const Eigen::MatrixXd moment = (rows.topRows(count).transpose() * rows.topRows(count)).template cast<double>();
+  Eigen::MatrixXd moment = Eigen::MatrixXd::Zero(d, d);
+  for (int first = 0; first < queries->num_rows; first += kPart) {
+    int count = 0;
+    for (int i = first; i < std::min(first + kPart, queries->num_rows); ++i)
+      for (int g = 0; g < group; ++g) {
+        load_row(queries->row(i, kv_head * group + g), queries->type, d, 1.0f, row.data());
+        rows.row(count) = Eigen::Map<const Eigen::RowVectorXf>(row.data(), d);
+        if (rows.row(count).allFinite()) ++count;
+      }
+    moment += (rows.topRows(count).transpose() * rows.topRows(count)).template cast<double>();
+  }
   const double trace = moment.trace();
   if (!(trace > 0.0) || !std::isfinite(trace)) return identity;
   return (1.0 - double(shrinkage)) * double(d) / trace * moment + double(shrinkage) * identity;
