@@ -37,6 +37,7 @@ std::vector<Range> ranges(const ScratchLimits& limits, const WorkerScratch& work
           range(worker.quantised, int64_t(heads) * dim),
           range(worker.accumulated, heads, dim),
           range(worker.tile, heads, kTileRows),
+          range(worker.gathered, int64_t(kTileRows) * kMaxGatheredBytes),
           range(worker.histogram, kNumOrderBuckets),
           range(worker.share_histogram, kNumShareBuckets),
           range(head.transformed, heads, dim),
@@ -113,8 +114,8 @@ TEST_CASE("weights have room for a whole tile after the last token") {
   CHECK(head.contributions.stride >= 64);
 }
 
-// The formula of a decoder's scratch memory, written down a second time, with the constants as numbers: tiles of 32 rows, 1024 buckets,
-// blocks of 16 clusters, rows of floats padded to 16.
+// The formula of a decoder's scratch memory, written down a second time, with the constants as numbers: tiles of 32 rows, 256
+// bytes of a copied row, 1024 buckets, blocks of 16 clusters, rows of floats padded to 16.
 TEST_CASE("workspace_bytes: the closed formula, but for rounding each array to cache lines") {
   const auto up = [](int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; };
   for (const AttentionShape shape : {AttentionShape{8, 2, 128, 0.0f}, AttentionShape{5, 5, 72, 0.0f}, AttentionShape{16, 1, 512, 0.0f}})
@@ -130,7 +131,7 @@ TEST_CASE("workspace_bytes: the closed formula, but for rounding each array to c
           const int64_t heads = by_group ? shape.num_qo_heads / shape.num_kv_heads : 1;
           const int64_t dim = up(shape.head_dim, 16), tokens = up(limits.max_tokens, 32);
           const int64_t clusters = up(limits.max_clusters > 0 ? limits.max_clusters : limits.max_tokens / 4 + 16, 16);
-          const int64_t worker = heads * dim * (4 + 4 + 1 + 4) + heads * 32 * 4 + 2 * 1024 * 4;
+          const int64_t worker = heads * dim * (4 + 4 + 1 + 4) + heads * 32 * 4 + 2 * 1024 * 4 + 32 * 256;
           const int64_t lists = clusters * 4 * 5 + 4 + tokens * 4;  // bucket, cluster, size, first token, share; tokens
           const int64_t rows = dim + 2 * clusters + 2 * (clusters + 16) + (tokens + 32) + up(std::max(40, certified), 32);
           const int64_t want = limits.num_workers * (worker + lists + heads * rows * 4);
