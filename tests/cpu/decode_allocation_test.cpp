@@ -27,6 +27,15 @@ void* counted(std::size_t size, std::size_t alignment) {
 #define COUNTED [[gnu::noinline]]
 COUNTED void* operator new(std::size_t size) { return counted(size, alignof(std::max_align_t)); }
 COUNTED void* operator new[](std::size_t size) { return counted(size, alignof(std::max_align_t)); }
+// The standard's own nothrow form need not end in the one above: the address sanitizer's does not, and std::stable_sort asks for it.
+COUNTED void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  try {
+    return counted(size, alignof(std::max_align_t));
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+COUNTED void* operator new[](std::size_t size, const std::nothrow_t& tag) noexcept { return operator new(size, tag); }
 COUNTED void* operator new(std::size_t size, std::align_val_t alignment) { return counted(size, std::size_t(alignment)); }
 COUNTED void* operator new[](std::size_t size, std::align_val_t alignment) { return counted(size, std::size_t(alignment)); }
 COUNTED void operator delete(void* pointer) noexcept { std::free(pointer); }
