@@ -263,16 +263,24 @@ void for_each_head_segment(Executor& executor, int num_segments, int num_kv_head
   const int total = num_segments * num_kv_heads;
   for_each_task(executor, total, [&](int i) {
     if (failed.load(std::memory_order_relaxed)) return;
+    const auto fail = [&] {  // under the lock, so that nobody reports progress after the failure
+      if (!failure) failure = std::current_exception();
+      failed.store(true, std::memory_order_relaxed);
+    };
     try {
       const SerialEigen serial;
       task(i / num_kv_heads, i % num_kv_heads);
-      if (!progress) return;
-      std::lock_guard lock(mutex);
-      if (!failure && !progress(++done, total)) throw Error(ErrorCode::cancelled, "ClusterIndex: the progress callback asked to stop");
     } catch (...) {
       std::lock_guard lock(mutex);
-      if (!failure) failure = std::current_exception();
-      failed.store(true, std::memory_order_relaxed);
+      return fail();
+    }
+    if (!progress) return;
+    std::lock_guard lock(mutex);
+    if (failure) return;
+    try {
+      if (!progress(++done, total)) throw Error(ErrorCode::cancelled, "ClusterIndex: the progress callback asked to stop");
+    } catch (...) {
+      fail();
     }
   });
   if (failure) std::rethrow_exception(failure);
