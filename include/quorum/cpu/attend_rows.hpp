@@ -43,8 +43,22 @@ struct RowPointers {
 QUORUM_ALWAYS_INLINE void prefetch_row(const std::byte* row, int row_bytes) {
   for (int byte = 0; byte < row_bytes; byte += 64) simd::prefetch(row + byte);
 }
-inline void prefetch_rows(const RowPointers& tile, int row_bytes) {
-  for (int i = 0; i < tile.count; ++i) prefetch_row(tile.rows[i], row_bytes);
+
+// Calls work(begin, tile, next) for tiles of at most `rows` of the rows row_at(i), i in [first, last); `next` is what the work should ask
+// for meanwhile. The first tile is asked for here.
+template <class RowAt, class Work>
+QUORUM_ALWAYS_INLINE void for_each_tile(int first, int last, int rows, int row_bytes, RowAt&& row_at, Work&& work) {
+  RowPointers tiles[2];
+  const auto point = [&](RowPointers& tile, int begin) {
+    tile.count = std::clamp(last - begin, 0, rows);
+    for (int i = 0; i < tile.count; ++i) tile.rows[i] = row_at(begin + i);
+  };
+  point(tiles[0], first);
+  for (int i = 0; i < tiles[0].count; ++i) prefetch_row(tiles[0].rows[i], row_bytes);
+  for (int begin = first, current = 0; begin < last; begin += rows, current ^= 1) {
+    point(tiles[current ^ 1], begin + rows);
+    work(begin, tiles[current], tiles[current ^ 1]);
+  }
 }
 
 // Copies rows to `buffer`, one after the other; the pointers then name the copies.

@@ -76,28 +76,21 @@ inline void accumulate_value_means(const HeadTask& task, const ClusterHeadView& 
   using Element = std::remove_cvref_t<decltype(*means_of(ClusterRef{}))>;
   const HeadRows weights = task.own().tile, out = task.own().accumulated;
   const int d = task.head_dim();
-  RowPointers tiles[2];
-  const auto point = [&](RowPointers& tile, int begin) {
-    tile.count = std::clamp(count - begin, 0, kTileRows);
-    for (int i = 0; i < tile.count; ++i)
-      tile.rows[i] = reinterpret_cast<const std::byte*>(means_of(cluster_at(head, task.shared->cluster[positions[begin + i]])));
-  };
-  point(tiles[0], 0);
-  prefetch_rows(tiles[0], d * int(sizeof(Element)));
-  for (int begin = 0, current = 0; begin < count; begin += kTileRows, current ^= 1) {
-    const RowPointers &tile = tiles[current], &next = tiles[current ^ 1];
-    point(tiles[current ^ 1], begin + kTileRows);
-    for (int i = 0; i < tile.count; ++i) {
-      const int position = positions[begin + i];
-      const float factor = factor_of(cluster_at(head, task.shared->cluster[position]));
-      for (int g = 0; g < task.num_heads; ++g) weights.row(g)[i] = task.shared->ordered.row(g)[position] * scale[g] * factor;
-    }
-    RowTile rows{tile.rows, next.rows, tile.count, next.count, d};
-    simd::for_head_blocks(task.num_heads, [&](auto heads, int first) {
-      simd::accumulate_tile<Element, heads()>(rows, weights.row(first), weights.stride, out.row(first), out.stride);
-      rows.num_prefetch = 0;
-    });
-  }
+  const auto cluster_of = [&](int i) { return cluster_at(head, task.shared->cluster[positions[i]]); };
+  for_each_tile(
+      0, count, kTileRows, d * int(sizeof(Element)), [&](int i) { return reinterpret_cast<const std::byte*>(means_of(cluster_of(i))); },
+      [&](int begin, const RowPointers& tile, const RowPointers& next) {
+        for (int i = 0; i < tile.count; ++i) {
+          const float factor = factor_of(cluster_of(begin + i));
+          for (int g = 0; g < task.num_heads; ++g)
+            weights.row(g)[i] = task.shared->ordered.row(g)[positions[begin + i]] * scale[g] * factor;
+        }
+        RowTile rows{tile.rows, next.rows, tile.count, next.count, d};
+        simd::for_head_blocks(task.num_heads, [&](auto heads, int first) {
+          simd::accumulate_tile<Element, heads()>(rows, weights.row(first), weights.stride, out.row(first), out.stride);
+          rows.num_prefetch = 0;
+        });
+      });
 }
 
 // The unread rest by value means (algorithm.md eq. 12). amount[g]: weight it stands for. Post: amount_used[g] is what really entered.
@@ -129,20 +122,13 @@ inline int attend_tail(const HeadTask& task, const ClusterHeadView& head, const 
 
 // Values of list entries [first, last) by shared.weights into own().accumulated.
 inline void attend_listed_values(const HeadTask& task, int first, int last) {
-  const int rows = tile_rows(task.head_dim(), task.kv.type);
-  RowPointers tiles[2];
-  const auto point = [&](RowPointers& tile, int begin) {
-    tile.count = std::clamp(last - begin, 0, rows);
-    for (int i = 0; i < tile.count; ++i) tile.rows[i] = task.kv.value_row(task.shared->tokens[begin + i], task.kv_head);
-  };
-  point(tiles[0], first);
-  prefetch_rows(tiles[0], task.head_dim() * element_bytes(task.kv.type));
-  for (int begin = first, current = 0; begin < last; begin += rows, current ^= 1) {
-    const RowPointers &tile = tiles[current], &next = tiles[current ^ 1];
-    point(tiles[current ^ 1], begin + rows);
-    const HeadRows weights{task.shared->weights.data + begin, task.shared->weights.stride};
-    task.kernels.accumulate({tile.rows, next.rows, tile.count, next.count, task.head_dim()}, weights, task.own().accumulated);
-  }
+  for_each_tile(
+      first, last, tile_rows(task.head_dim(), task.kv.type), task.head_dim() * element_bytes(task.kv.type),
+      [&](int i) { return task.kv.value_row(task.shared->tokens[i], task.kv_head); },
+      [&](int begin, const RowPointers& tile, const RowPointers& next) {
+        const HeadRows weights{task.shared->weights.data + begin, task.shared->weights.stride};
+        task.kernels.accumulate({tile.rows, next.rows, tile.count, next.count, task.head_dim()}, weights, task.own().accumulated);
+      });
 }
 
 // Output and lse of every head from the team's accumulators. total[g]: weight of everything that entered, in units of exp(reference).

@@ -44,23 +44,15 @@ inline float weigh_scores(float* scores, int count, float reference) {
 
 // Scores of list entries [first, last) into shared.weights. Keys of the next tile are asked for while this one is computed.
 inline void score_listed_tokens(const HeadTask& task, int first, int last) {
-  const int32_t* tokens = task.shared->tokens;
-  const int rows = tile_rows(task.head_dim(), task.kv.type);
-  RowPointers tiles[2];
-  const auto point = [&](RowPointers& tile, int begin) {
-    tile.count = std::clamp(last - begin, 0, rows);
-    for (int i = 0; i < tile.count; ++i) tile.rows[i] = task.kv.key_row(tokens[begin + i], task.kv_head);
-  };
-  point(tiles[0], first);
   const int row_bytes = task.head_dim() * element_bytes(task.kv.type);
-  prefetch_rows(tiles[0], row_bytes);
-  for (int begin = first, current = 0; begin < last; begin += rows, current ^= 1) {
-    RowPointers &tile = tiles[current], &next = tiles[current ^ 1];
-    point(next, begin + rows);
-    if (row_bytes <= kMaxGatheredBytes) gather_rows(tile, row_bytes, task.own().gathered);
-    const HeadRows out{task.shared->weights.data + begin, task.shared->weights.stride};
-    task.kernels.score({tile.rows, next.rows, tile.count, next.count, task.head_dim()}, task.own().queries, out);
-  }
+  for_each_tile(
+      first, last, tile_rows(task.head_dim(), task.kv.type), row_bytes,
+      [&](int i) { return task.kv.key_row(task.shared->tokens[i], task.kv_head); },
+      [&](int begin, RowPointers& tile, const RowPointers& next) {
+        if (row_bytes <= kMaxGatheredBytes) gather_rows(tile, row_bytes, task.own().gathered);
+        const HeadRows out{task.shared->weights.data + begin, task.shared->weights.stride};
+        task.kernels.score({tile.rows, next.rows, tile.count, next.count, task.head_dim()}, task.own().queries, out);
+      });
 }
 
 // Lists sinks and window and scores the worker's part of them. Post: own().max_score covers that part.
