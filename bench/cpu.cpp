@@ -5,7 +5,6 @@
 #include <benchmark/benchmark.h>
 
 #include <array>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -14,27 +13,19 @@
 #include <random>
 
 #include "bench/support/cold_caches.hpp"
+#include "bench/support/measure.hpp"
 #include "bench/support/workload.hpp"
 
 namespace {
 
 using namespace quorum;
+using bench::median;
+using bench::seconds_of;
 using bench::Workload;
 
 constexpr float kTargets[] = {0.5f, 0.7f, 0.8f, 0.9f, 0.95f};
 constexpr int kBudgetPercents[] = {1, 2, 5, 10};  // of the tokens; generated caches say nothing of what a target costs
 constexpr int kSteps = 32;
-
-double seconds_of(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 // 512 MB on huge pages for the measurements of bandwidth.
 constexpr size_t kBandwidthBytes = size_t(512) << 20;
@@ -121,7 +112,7 @@ class Session {
         truth_(make_output()) {
     // Each sequence of a batch has memory and an index of its own; the content is the same.
     caches_.assign(size_t(batch), workload_->kv);
-    for (int i = 1; i < batch; ++i) caches_[size_t(i)] = workload_->copy_cache(copies_);
+    for (int i = 1; i < batch; ++i) caches_[size_t(i)] = bench::copy_cache(workload_->kv, workload_->shape, copies_);
   }
 
   double bandwidth() const { return bandwidth_; }
@@ -169,17 +160,7 @@ class Session {
   }
   // Mean over heads of |sparse - dense| / |dense| of the last two steps.
   double error() const {
-    const int heads = batch_ * workload_->shape.num_qo_heads, d = workload_->shape.head_dim;
-    double sum = 0.0;
-    for (int head = 0; head < heads; ++head) {
-      double difference = 0.0, norm = 0.0;
-      for (int c = head * d; c < (head + 1) * d; ++c) {
-        difference += std::pow(double(output_[size_t(c)]) - double(truth_[size_t(c)]), 2);
-        norm += std::pow(double(truth_[size_t(c)]), 2);
-      }
-      sum += std::sqrt(difference / norm);
-    }
-    return sum / heads;
+    return bench::mean_error(batch_ * workload_->shape.num_qo_heads, workload_->shape.head_dim, output_.data(), truth_.data());
   }
 
  private:

@@ -158,7 +158,6 @@ struct Job {
 };
 
 std::string measure(Variant variant, const Cache& cache, const ClusterIndex& index, const Job& job) {
-  const AttentionShape& shape = cache.workload.shape;
   bench::Ours ours(cache.workload, index, job.threads);
   GgmlStep ggml(variant, cache, job.threads);
   bench::JsonLine line;
@@ -169,8 +168,8 @@ std::string measure(Variant variant, const Cache& cache, const ClusterIndex& ind
     ours.dense_step(query);
     ours.sparse_step(query);
     ggml.run(ours, query);
-    error += bench::mean_error(shape, ggml.output(), ours.dense()) / queries;
-    sparse_error += bench::mean_error(shape, ours.sparse(), ours.dense()) / queries;
+    error += ours.error_of(ggml.output()) / queries;
+    sparse_error += ours.sparse_error() / queries;
   }
   line.add("error_vs_dense", error).add("tolerance", kTolerance).add("quorum_sparse5_error", sparse_error);
   if (!(error <= kTolerance)) return line.add("error_message", "the answers differ by more than the tolerance").str();

@@ -1,45 +1,18 @@
 // Quorum's side of a comparison: dense and sparse steps on cold caches, and what they are compared by.
 #pragma once
 
-#include <chrono>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "bench/support/cold_caches.hpp"
+#include "bench/support/measure.hpp"
 #include "bench/support/workload.hpp"
 
 namespace quorum::bench {
 
 // Of the tokens: what the sparse steps read.
 inline constexpr int kBudgetPercent = 5;
-
-template <class Work>
-double seconds_of(Work&& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-inline double median(std::vector<double> values) {
-  if (values.empty()) throw std::logic_error("median of nothing");
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-// Mean over heads of |a - b| / |b|; NaN if anything is.
-inline double mean_error(const AttentionShape& shape, const float* a, const float* b) {
-  double sum = 0.0;
-  for (int head = 0; head < shape.num_qo_heads; ++head) {
-    double difference = 0.0, norm = 0.0;
-    for (int c = head * shape.head_dim; c < (head + 1) * shape.head_dim; ++c) {
-      difference += std::pow(double(a[c]) - double(b[c]), 2);
-      norm += std::pow(double(b[c]), 2);
-    }
-    sum += std::sqrt(difference / norm);
-  }
-  return sum / shape.num_qo_heads;
-}
 
 // "8k", "32k", "128k": the cache of a layer like Llama 3 8B's. The content is the same for both layouts.
 inline Workload llama8b_workload(const std::string& size, bool head_major) {
@@ -71,8 +44,11 @@ class Ours {
         sparse_(dense_.size()) {}
 
   int num_queries() const { return int(workload_.visible_tokens.size()); }
-  const float* dense() const { return dense_.data(); }
-  const float* sparse() const { return sparse_.data(); }
+  // Errors against the last dense step: of an output, and of the last sparse step.
+  double error_of(const float* output) const {
+    return mean_error(workload_.shape.num_qo_heads, workload_.shape.head_dim, output, dense_.data());
+  }
+  double sparse_error() const { return error_of(sparse_.data()); }
   void clean_caches() { cold_.clean(executor_); }
 
   // Both in seconds; the output stays until the next such step.

@@ -1,8 +1,6 @@
 // What the benchmarks decode: a recorded trace, or keys from a generator with clusters.
 #pragma once
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -13,35 +11,11 @@
 #include <string>
 #include <vector>
 
+#include "bench/support/huge_block.hpp"
 #include "quorum/io/trace.hpp"
 #include "quorum/quorum.hpp"
 
 namespace quorum::bench {
-
-// Zeroed memory on huge pages where the system grants them, touched before use: a first touch costs more than a read.
-class HugeBlock {
- public:
-  explicit HugeBlock(size_t bytes) : bytes_(bytes) {
-    data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data_ == MAP_FAILED) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-    madvise(data_, bytes, MADV_HUGEPAGE);
-#endif
-    std::memset(data_, 0, bytes);
-  }
-  ~HugeBlock() { munmap(data_, bytes_); }
-  HugeBlock(const HugeBlock&) = delete;
-  HugeBlock& operator=(const HugeBlock&) = delete;
-
-  template <class T>
-  T* as() {
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_;
-  size_t bytes_;
-};
 
 // One layer of one sequence and the queries to decode; query i sees the first visible_tokens[i] tokens.
 struct Workload {
@@ -61,18 +35,6 @@ struct Workload {
     rows.num_rows = count;
     return rows;
   }
-  // The same keys and values in other memory, which `owner` keeps.
-  KvCacheView copy_cache(std::vector<std::shared_ptr<void>>& owner) const {
-    const size_t bytes = size_t(kv.num_tokens) * size_t(shape.num_kv_heads * shape.head_dim * element_bytes(kv.type));
-    KvCacheView copy = kv;
-    for (const std::byte** side : {&copy.keys, &copy.values}) {
-      auto block = std::make_shared<HugeBlock>(bytes);
-      std::memcpy(block->as<std::byte>(), *side, bytes);
-      *side = block->as<std::byte>();
-      owner.push_back(block);
-    }
-    return copy;
-  }
   KvCacheView visible(int i) const { return kv.first(visible_tokens[size_t(i)]); }
 };
 
@@ -82,19 +44,12 @@ inline Workload trace_workload(const std::string& name, const std::string& path)
   Workload workload;
   workload.name = name;
   workload.shape = {trace->num_qo_heads, trace->num_kv_heads, trace->head_dim, trace->sm_scale};
-  const KvCacheView recorded = trace->kv_cache();
-  const size_t bytes = size_t(trace->num_tokens) * size_t(recorded.key_token_stride);
-  auto keys = std::make_shared<HugeBlock>(bytes), values = std::make_shared<HugeBlock>(bytes);
-  std::memcpy(keys->as<std::byte>(), recorded.keys, bytes);
-  std::memcpy(values->as<std::byte>(), recorded.values, bytes);
-  workload.kv = recorded;
-  workload.kv.keys = keys->as<std::byte>();
-  workload.kv.values = values->as<std::byte>();
+  workload.kv = copy_cache(trace->kv_cache(), workload.shape, workload.memory);
   workload.queries = trace->query_view();
   for (const int position : trace->query_positions) workload.visible_tokens.push_back(position + 1);
   if (trace->num_prompt_queries > 0) workload.prompt_queries = trace->prompt_query_view();
   workload.indexed_tokens = trace->num_tokens - trace->num_queries;
-  workload.memory = {trace, keys, values};
+  workload.memory.push_back(trace);
   return workload;
 }
 

@@ -1,9 +1,10 @@
 #include "measure.hpp"
 
-#include <chrono>
 #include <cmath>
 
 #include "bench/support/cold_caches.hpp"
+#include "bench/support/huge_block.hpp"
+#include "bench/support/measure.hpp"
 
 namespace decode_trace {
 namespace {
@@ -11,20 +12,7 @@ namespace {
 using quorum::KvCacheView;
 using quorum::QueryView;
 
-double milliseconds_of(auto&& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-}
-
-double relative_error(const float* output, const float* truth, int head_dim) {
-  double difference = 0.0, norm = 0.0;
-  for (int c = 0; c < head_dim; ++c) {
-    difference += (double(output[c]) - double(truth[c])) * (double(output[c]) - double(truth[c]));
-    norm += double(truth[c]) * double(truth[c]);
-  }
-  return std::sqrt(difference / norm);
-}
+double milliseconds_of(auto&& work) { return 1e3 * quorum::bench::seconds_of(work); }
 
 // Output and lse of one step.
 struct StepResult {
@@ -42,6 +30,7 @@ class Bench {
       : trace_(trace),
         executor_(executor),
         shape_{trace.num_qo_heads, trace.num_kv_heads, trace.head_dim, trace.sm_scale},
+        kv_(quorum::bench::copy_cache(trace.kv_cache(), shape_, memory_)),
         index_(shape_, index_options(options)),
         dense_(shape_),
         sparse_(shape_),
@@ -52,7 +41,7 @@ class Bench {
 
   double build() {
     const QueryView prompt_queries = trace_.prompt_query_view();
-    return milliseconds_of([&] { index_.build(trace_.kv_cache().first(indexed_end()), &prompt_queries, executor_); });
+    return milliseconds_of([&] { index_.build(kv_.first(indexed_end()), &prompt_queries, executor_); });
   }
   int indexed_end() const { return std::max(0, trace_.num_tokens - trace_.num_queries); }
   const quorum::ClusterIndex& index() const { return index_; }
@@ -81,7 +70,7 @@ class Bench {
   }
 
   void decode_query(quorum::Decoder& decoder, int query, TargetRun& run) {
-    const KvCacheView kv = trace_.kv_cache().first(trace_.query_positions[static_cast<size_t>(query)] + 1);
+    const KvCacheView kv = kv_.first(trace_.query_positions[static_cast<size_t>(query)] + 1);
     QueryView row = trace_.query_view();
     row.data += query * row.row_stride;
     row.num_rows = 1;
@@ -111,13 +100,16 @@ class Bench {
     result.estimate = report.attained_ratio_estimate;
     if (report.confidence > 0.0f) result.bound = report.attained_ratio_lower_bound;
     const auto offset = static_cast<size_t>(head * shape_.head_dim);
-    result.error = relative_error(sparse_.output.data() + offset, dense_.output.data() + offset, shape_.head_dim);
+    result.error = quorum::bench::mean_error(1, shape_.head_dim, sparse_.output.data() + offset, dense_.output.data() + offset);
     return result;
   }
 
   const quorum::io::Trace& trace_;
   quorum::Executor& executor_;
   quorum::AttentionShape shape_;
+  std::vector<std::shared_ptr<void>> memory_;
+  // Not in the mapped file, whose small pages would make dense attention several times slower than it is in an engine.
+  KvCacheView kv_;
   quorum::ClusterIndex index_;
   StepResult dense_, sparse_, chosen_;
   std::vector<quorum::HeadReport> reports_;
