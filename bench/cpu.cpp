@@ -1,6 +1,7 @@
 // Time of a decode step, dense and sparse, and of building an index, against the memory bandwidth measured in the same run.
 //
 //   bash bench/run.sh cpu [--benchmark_filter=gemma]
+// Whole clusters of about 16 tokens, but for the benchmarks in /codes/: single tokens by residual codes, as the defaults have it.
 // A benchmark's time is the median over steps, each on cold caches. Threads 1 and 2, or what QUORUM_BENCH_THREADS says.
 #include <benchmark/benchmark.h>
 
@@ -25,6 +26,7 @@ using bench::Workload;
 
 constexpr float kTargets[] = {0.5f, 0.7f, 0.8f, 0.9f, 0.95f};
 constexpr int kBudgetPercents[] = {1, 2, 5, 10};  // of the tokens; generated caches say nothing of what a target costs
+constexpr float kTargetErrors[] = {0.03f, 0.05f, 0.08f};
 constexpr int kSteps = 32;
 
 // 512 MB on huge pages for the measurements of bandwidth.
@@ -123,14 +125,18 @@ class Session {
   int64_t kv_bytes(int query) const {
     return int64_t(workload_->visible_tokens[size_t(query)]) * workload_->shape.num_kv_heads * workload_->shape.head_dim * 4 * batch_;
   }
-  const ClusterIndex& index(int sequence = 0) {
-    if (indexes_.empty()) build();
+  // One kind of index at a time: with residual codes, or for whole clusters.
+  const ClusterIndex& index(bool codes, int sequence = 0) {
+    if (indexes_.empty() || codes_ != codes) build(codes);
     return indexes_[size_t(sequence)];
   }
   // Returns the time of one sequence's index.
-  double build() {
+  double build(bool codes) {
+    IndexOptions options;
+    options.residual_codes = codes_ = codes;
+    if (!codes) options.cluster_size = 16;
     const QueryView* queries = workload_->prompt_queries ? &*workload_->prompt_queries : nullptr;
-    indexes_.assign(size_t(batch_), ClusterIndex(workload_->shape, {}));
+    indexes_.assign(size_t(batch_), ClusterIndex(workload_->shape, options));
     std::vector<double> seconds;
     for (int i = 0; i < batch_; ++i)
       seconds.push_back(
@@ -149,7 +155,7 @@ class Session {
   double sparse_step(Decoder& decoder, int query, std::vector<HeadReport>& reports) {
     std::vector<SequenceView> sequences;
     for (int i = 0; i < batch_; ++i)
-      sequences.push_back({caches_[size_t(i)].first(workload_->visible_tokens[size_t(query)]), &index(i).view()});
+      sequences.push_back({caches_[size_t(i)].first(workload_->visible_tokens[size_t(query)]), &index(codes_, i).view()});
     cold_.clean(executor_);
     DecodeStatus status = DecodeStatus::ok;
     const double seconds = seconds_of([&] {
@@ -176,6 +182,7 @@ class Session {
   std::vector<KvCacheView> caches_;  // [batch]
   std::vector<std::shared_ptr<void>> copies_;
   std::vector<ClusterIndex> indexes_;  // [batch], empty before build()
+  bool codes_ = false;                 // of the indexes
   std::vector<float> output_, truth_;
 };
 
@@ -225,32 +232,42 @@ struct Setting {
   int threads = 1;
   int batch = 1;
   float target = 0.9f;
-  int budget_percent = 0;  // of the tokens, instead of the target
-  int dense_below = -1;    // the default if negative
+  int budget_percent = 0;           // of the tokens, instead of the target
+  int dense_below = -1;             // the default if negative
+  bool codes = false;               // single tokens by residual codes, else whole clusters
+  float target_error = 0.0f;        // if positive, instead of the target
+  float candidate_coverage = 0.0f;  // as in DecodeOptions
 
   std::string label() const {
     char text[32];
-    if (budget_percent > 0)
+    if (target_error > 0.0f)
+      std::snprintf(text, sizeof(text), "error_%.2f", double(target_error));
+    else if (budget_percent > 0)
       std::snprintf(text, sizeof(text), "budget_%d_percent", budget_percent);
     else
       std::snprintf(text, sizeof(text), "%.2f", double(target));
     return text;
   }
+  // Of the benchmark's name, before the label.
+  std::string prefix() const { return codes ? "codes/" : ""; }
   std::string suffix() const { return batch > 1 ? "/batch:" + std::to_string(batch) : ""; }
   Decoder decoder(Session& session) const {
     const Workload& input = session.workload();
     DecodeOptions options;
     options.target_ratio = target;
+    options.target_error = target_error;
+    options.unit = codes ? ReadUnit::tokens : ReadUnit::clusters;
+    options.candidate_coverage = candidate_coverage;
     options.fixed_budget = int(int64_t(input.kv.num_tokens) * budget_percent / 100);
     if (dense_below >= 0) options.dense_below = dense_below;
-    return Decoder(input.shape, options, {batch, input.kv.num_tokens, session.index().num_cluster_slots(), threads});
+    return Decoder(input.shape, options, {batch, input.kv.num_tokens, session.index(codes).num_cluster_slots(), threads});
   }
 };
 
 // Medians of sparse and dense steps in turn, so that the ratio holds when the machine's speed drifts; means of the rest.
 struct Measured {
   double sparse = 0.0, dense = 0.0;  // seconds
-  double bytes = 0.0, tokens = 0.0, error = 0.0, dense_bytes = 0.0;
+  double bytes = 0.0, tokens = 0.0, coded = 0.0, error = 0.0, dense_bytes = 0.0;
 };
 
 Measured measure(const Setting& setting) {
@@ -270,6 +287,7 @@ Measured measure(const Setting& setting) {
       const HeadReport& report = reports[size_t(group * input.shape.group_size())];
       out.bytes += double(report.bytes_read) / kSteps;
       out.tokens += double(report.tokens_read) / kSteps / groups;
+      out.coded += double(report.tokens_coded) / kSteps / groups;
     }
   }
   out.sparse = median(sparse);
@@ -285,6 +303,7 @@ void report_sparse(benchmark::State& state, const Measured& measured, double ban
   state.counters["share_of_bandwidth"] = measured.bytes / measured.sparse / bandwidth;
   state.counters["bytes_share"] = measured.bytes / measured.dense_bytes;
   state.counters["tokens"] = measured.tokens;
+  state.counters["tokens_coded"] = measured.coded;
   state.counters["error"] = measured.error;
   state.counters["dense_ms"] = measured.dense * 1e3;
   state.counters["dense_share_of_bandwidth"] = measured.dense_bytes / measured.dense / bandwidth;
@@ -321,6 +340,7 @@ void run_layers(benchmark::State& state, std::vector<Setting> layers) {
       sum.bytes += one.bytes;
       sum.dense_bytes += one.dense_bytes;
       sum.tokens += one.tokens / double(layers.size());
+      sum.coded += one.coded / double(layers.size());
       sum.error += one.error / double(layers.size());
       gains += one.dense / one.sparse / double(layers.size());
       bandwidth += sessions.get(layer.workload, layer.threads).bandwidth() / double(layers.size());
@@ -332,8 +352,8 @@ void run_layers(benchmark::State& state, std::vector<Setting> layers) {
 
 // The time a step spends in one stage: mean over steps and workers, from the decoder's own clock.
 void run_stage(benchmark::State& state, const Setting& setting, double StageTimes::*stage) {
-  static std::map<std::string, StageTimes> known;  // a run gives all five
-  const std::string key = setting.workload + setting.label() + setting.suffix() + std::to_string(setting.threads);
+  static std::map<std::string, StageTimes> known;  // a run gives all six
+  const std::string key = setting.workload + setting.prefix() + setting.label() + setting.suffix() + std::to_string(setting.threads);
   if (known.count(key) == 0) {
     Session& session = sessions.get(setting.workload, setting.threads, setting.batch);
     Decoder decoder = setting.decoder(session);
@@ -374,9 +394,9 @@ void run_one_token(benchmark::State& state, int threads) {
 
 void run_build(benchmark::State& state, const std::string& workload, int threads) {
   Session& session = sessions.get(workload, threads);
-  for (auto _ : state) state.SetIterationTime(session.build());
-  state.counters["index_bytes"] = double(session.index().bytes());
-  state.counters["index_share"] = double(session.index().bytes()) / double(session.kv_bytes(0));
+  for (auto _ : state) state.SetIterationTime(session.build(false));
+  state.counters["index_bytes"] = double(session.index(false).bytes());
+  state.counters["index_share"] = double(session.index(false).bytes()) / double(session.kv_bytes(0));
 }
 
 void run_bandwidth(benchmark::State& state, int threads) {
@@ -405,20 +425,72 @@ void add_benchmark(const std::string& name, int threads, std::function<void(benc
       ->Unit(benchmark::kMicrosecond);
 }
 
-void add_stages(const Setting& setting) {
-  const std::pair<const char*, double StageTimes::*> stages[] = {{"score", &StageTimes::score},
-                                                                 {"select", &StageTimes::select},
-                                                                 {"attend", &StageTimes::attend},
-                                                                 {"sample", &StageTimes::sample},
-                                                                 {"tail", &StageTimes::tail}};
+// chosen: the setting when the benchmark runs, if it needs a look at the workload first.
+void add_stages(const Setting& setting, std::function<Setting()> chosen = {}) {
+  const std::pair<const char*, double StageTimes::*> stages[] = {{"score", &StageTimes::score},   {"select", &StageTimes::select},
+                                                                 {"scan", &StageTimes::scan},     {"attend", &StageTimes::attend},
+                                                                 {"sample", &StageTimes::sample}, {"tail", &StageTimes::tail}};
   for (const auto& [name, stage] : stages)
-    add_benchmark(std::string(name) + "/" + setting.workload + "/" + setting.label() + setting.suffix(), setting.threads,
-                  [setting, stage = stage](benchmark::State& state) { run_stage(state, setting, stage); });
+    if (setting.codes || stage != &StageTimes::scan)
+      add_benchmark(std::string(name) + "/" + setting.workload + "/" + setting.prefix() + setting.label() + setting.suffix(),
+                    setting.threads,
+                    [setting, chosen, stage = stage](benchmark::State& state) { run_stage(state, chosen ? chosen() : setting, stage); });
 }
 
 void add_sparse(const Setting& setting) {
-  add_benchmark("sparse/" + setting.workload + "/" + setting.label() + setting.suffix(), setting.threads,
+  add_benchmark("sparse/" + setting.workload + "/" + setting.prefix() + setting.label() + setting.suffix(), setting.threads,
                 [setting](benchmark::State& state) { run_sparse(state, setting); });
+}
+
+// Coverage that makes about a tenth of the tokens candidates for the budget, by bisection; said on stderr.
+float tenth_coverage(Setting setting) {
+  Session& session = sessions.get(setting.workload, setting.threads, setting.batch);
+  const Workload& input = session.workload();
+  std::vector<HeadReport> reports(size_t(setting.batch * input.shape.num_qo_heads));
+  const auto coded_share = [&](float coverage) {
+    setting.candidate_coverage = coverage;
+    Decoder decoder = setting.decoder(session);
+    session.sparse_step(decoder, 0, reports);
+    double coded = 0.0;
+    for (const HeadReport& report : reports) coded += double(report.tokens_coded) / double(reports.size());
+    return coded / input.kv.num_tokens;
+  };
+  float low = 0.5f, high = 1.0f;
+  for (int i = 0; i < 12; ++i) {
+    const float middle = 0.5f * (low + high);
+    (coded_share(middle) < 0.1 ? low : high) = middle;
+  }
+  std::fprintf(stderr, "  %s: coverage %.4f codes %.2f %% of the tokens\n", setting.workload.c_str(), double(low),
+               100.0 * coded_share(low));
+  return low;
+}
+
+// Residual codes: traces at target errors, generated caches at one budget.
+void add_codes(Setting setting, bool generated) {
+  setting.codes = true;
+  if (generated) {
+    setting.budget_percent = 1;
+    const auto chosen = [setting] {
+      static std::map<std::string, float> known;
+      if (known.count(setting.workload) == 0) known[setting.workload] = tenth_coverage(setting);
+      Setting with = setting;
+      with.candidate_coverage = known[setting.workload];
+      return with;
+    };
+    add_benchmark("sparse/" + setting.workload + "/" + setting.prefix() + setting.label(), setting.threads,
+                  [chosen](benchmark::State& state) {
+                    const Setting with = chosen();
+                    run_sparse(state, with);
+                    state.counters["candidate_coverage"] = double(with.candidate_coverage);
+                  });
+    add_stages(setting, chosen);
+    return;
+  }
+  for (const float error : kTargetErrors) {
+    setting.target_error = error;
+    add_sparse(setting);
+    if (error == 0.05f) add_stages(setting);
+  }
 }
 
 // Traces are decoded at targets; generated caches with budgets, and at one target that shows what they are like.
@@ -440,6 +512,8 @@ void add_workload(const std::string& name, const std::vector<int>& thread_counts
         setting.budget_percent = percent;
         if (generated && (percent == 5 || batch == 1)) add_sparse(setting);
       }
+      const bool long_cache = name.starts_with("llama8b_32k") || name.starts_with("llama8b_128k");
+      if (!generated || (long_cache && batch == 1)) add_codes({name, threads}, generated);
     }
   }
 }
@@ -489,16 +563,22 @@ int main(int argc, char** argv) {
     else
       std::fprintf(stderr, "skipped: %s needs %s\n", name.c_str(), path.c_str());
   }
-  for (const int count : threads)
-    for (const float target : kTargets)
-      if (layers == 3) {
-        Setting one{"", count, 1, target};
-        add_benchmark("sparse/gemma3_32k/" + one.label(), count, [=](benchmark::State& state) {
+  for (const int count : threads) {
+    std::vector<Setting> together;
+    for (const float target : kTargets) together.push_back({"", count, 1, target});
+    for (const float error : kTargetErrors) {
+      together.push_back({"", count});
+      together.back().codes = true;
+      together.back().target_error = error;
+    }
+    for (const Setting& one : together)
+      if (layers == 3)
+        add_benchmark("sparse/gemma3_32k/" + one.prefix() + one.label(), count, [=](benchmark::State& state) {
           std::vector<Setting> all(3, one);
           for (int i = 0; i < 3; ++i) all[size_t(i)].workload = std::string("gemma3_32k_layer") + std::array{"05", "11", "17"}[size_t(i)];
           run_layers(state, all);
         });
-      }
+  }
   for (const int count : threads) add_benchmark("one_token", count, [=](benchmark::State& state) { run_one_token(state, count); });
   add_growth(threads);
   for (const auto& [size, tokens] : {std::pair{"8k", 8192}, {"32k", 32768}, {"128k", 131072}}) {

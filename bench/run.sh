@@ -2,6 +2,7 @@
 # Measures. Sets up what is missing, builds in build/bench, writes JSON there.
 #   bash bench/run.sh accuracy [trace.safetensors ...]     error, bytes and hit rate of each rule -> build/bench/accuracy.json
 #   bash bench/run.sh peers [--sizes 8k,32k] [--help]      quorum next to ggml, PyTorch and faiss -> build/bench/peers.json
+#   bash bench/run.sh end_to_end [--help] [setting ...]    logits of a model, sparse against dense -> build/end_to_end/results.jsonl
 #   bash bench/run.sh report                               a page of cpu.json and peers.json       -> build/bench/report.html
 #   bash bench/run.sh NAME [Google Benchmark options]      time of one operation, bench/NAME.cpp  -> build/bench/NAME.json
 # Traces that are not named: those of $QUORUM_SHARED or ../shared/traces beside the checkout, else the one in examples/data.
@@ -9,7 +10,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build="$root/build/bench"
 
-usage() { sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 # build_target TARGET SETUP_ARGUMENTS...
 build_target() {
@@ -55,13 +56,25 @@ peers() {
   exec python3 "$root/bench/peers/peers.py" "$@"
 }
 
+end_to_end() {
+  local home="$root/build/end_to_end" program="$root/bench/end_to_end/end_to_end.py"
+  case " $* " in
+    *" --help "* | *" -h "*) exec python3 -c 'import ast, sys; print(ast.get_docstring(ast.parse(open(sys.argv[1]).read())))' "$program" ;;
+  esac
+  bash "$root/bench/end_to_end/fetch.sh"
+  bash "$root/cmake/setup.sh"
+  cmake -S "$root/bench/end_to_end" -B "$home/cmake" -G Ninja --log-level=WARNING
+  cmake --build "$home/cmake" -j "${QUORUM_JOBS:-$(nproc)}"
+  PYTHONDONTWRITEBYTECODE=1 exec "$home/venv/bin/python" "$program" "$@"
+}
+
 report() {
   command -v python3 >/dev/null 2>&1 || { echo "run.sh: the report needs python3" >&2; exit 1; }
   exec python3 "$root/bench/report/report.py" --cpu "$build/cpu.json" --peers "$build/peers.json" --output "$build/report.html" "$@"
 }
 
 case "${1:-}" in
-  peers | report)
+  peers | report | end_to_end)
     command=$1
     shift
     "$command" "$@" ;;

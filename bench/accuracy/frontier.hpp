@@ -132,7 +132,7 @@ inline Row make_row(const std::vector<const Record*>& records, std::string trace
     row.reported_share = repeat(
         records, [](const Record& r) -> const auto& { return r.reported_share; }, mean_of);
   }
-  if (!any.parameter.is_budget) {
+  if (any.parameter.kind == Parameter::Kind::ratio) {
     row.hit_rate = repeat(records, attained, [&](const auto& v) {
       return double(std::count_if(v.begin(), v.end(), [&](double a) { return a >= any.parameter.value; })) / double(v.size());
     });

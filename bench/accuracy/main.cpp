@@ -18,6 +18,7 @@
 #include "bench/accuracy/page_baselines.hpp"
 #include "bench/accuracy/quorum_rules.hpp"
 #include "bench/accuracy/report.hpp"
+#include "bench/accuracy/residual_codes.hpp"
 
 namespace {
 
@@ -138,13 +139,19 @@ class TraceRun {
     step({"tactic"}, [&] { accuracy::run_tactic(study, clusters); });
     step({"double_p"}, [&] { accuracy::run_double_p(study, clusters); });
     step({"retroinfer"}, [&] { accuracy::run_retroinfer(study, clusters); });
+    step({"codes_1bit", "codes_2bit"}, [&] { accuracy::run_residual_codes(study); });
   }
 
   void run_quorum(const std::vector<accuracy::HeadReference>& references) {
     static constexpr std::initializer_list<const char*> kGroup = {"quorum_drop", "quorum_estimated", "quorum_calibrated"};
+    if (wants("quorum_codes")) {
+      progress("quorum: index with codes");
+      accuracy::QuorumStudy study(trace_, references, true, seed_, executor_, records_);
+      step({"quorum_codes"}, [&] { study.run_codes(); });
+    }
     if (!wants("quorum_diagonal") && !wants("quorum_certified") && !wants("quorum_own") && !wants_any(kGroup)) return;
     progress("quorum: index");
-    accuracy::QuorumStudy study(trace_, references, seed_, executor_, records_);
+    accuracy::QuorumStudy study(trace_, references, false, seed_, executor_, records_);
     step(kGroup, [&] { study.run_group({0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95}); });
     step({"quorum_diagonal"}, [&] { study.run_diagonal({0.5, 0.7, 0.8, 0.9, 0.95}); });
     step({"quorum_certified"}, [&] { study.run_certified({0.3, 0.5, 0.7, 0.8, 0.9, 0.95}); });

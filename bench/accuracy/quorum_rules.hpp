@@ -28,16 +28,16 @@ struct QuorumRule {
 // Decodes every query of a trace with the library.
 class QuorumStudy {
  public:
-  // references: [num_kv_heads].
-  QuorumStudy(const quorum::io::Trace& trace, const std::vector<HeadReference>& references, int seed, quorum::Executor& executor,
-              std::vector<Record>& records)
+  // references: [num_kv_heads]; with_codes: the index has residual codes and larger clusters, else a diagonal variance.
+  QuorumStudy(const quorum::io::Trace& trace, const std::vector<HeadReference>& references, bool with_codes, int seed,
+              quorum::Executor& executor, std::vector<Record>& records)
       : trace_(trace),
         references_(references),
         seed_(seed),
         executor_(executor),
         records_(records),
         shape_{trace.num_qo_heads, trace.num_kv_heads, trace.head_dim, trace.sm_scale},
-        index_(shape_, index_options(seed)) {
+        index_(shape_, index_options(with_codes, seed)) {
     const quorum::QueryView prompt = trace.prompt_query_view();
     index_.build(trace.kv_cache().first(num_built()), trace.num_prompt_queries > 0 ? &prompt : nullptr, executor);
     for (const int position : trace.query_positions) sequences_.push_back({trace.kv_cache().first(position + 1), &index_.view()});
@@ -71,6 +71,33 @@ class QuorumStudy {
     }
   }
 
+  // Tokens by residual code, one set per group: by target error, by budget and by target ratio, with and without certificate.
+  void run_codes() {
+    using quorum::SelectionScope, quorum::VarianceModel;
+    for (const double error : {0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.25}) {
+      auto options = base_options(1.0, SelectionScope::group, VarianceModel::shared);
+      options.target_error = float(error);
+      add("quorum_codes", options, decode(options, quorum::Tail::estimated), decode(options, quorum::Tail::drop));
+    }
+    for (const int tokens : {16, 32, 64, 128, 256, 512, 1024, 2048}) {
+      auto options = base_options(1.0, SelectionScope::group, VarianceModel::shared);
+      options.fixed_budget = tokens;
+      add("quorum_codes_fixed", options, decode(options, quorum::Tail::estimated), decode(options, quorum::Tail::drop));
+    }
+    for (const double p : {0.3, 0.5, 0.7, 0.8, 0.9, 0.95}) {
+      auto options = base_options(p, SelectionScope::group, VarianceModel::shared);
+      add("quorum_codes_ratio", options, decode(options, quorum::Tail::estimated), decode(options, quorum::Tail::drop));
+      options.certificate.enabled = true;
+      add("quorum_codes_certified", options, decode(options, quorum::Tail::estimated), decode(options, quorum::Tail::drop));
+    }
+    for (const double p : {0.5, 0.8, 0.9, 0.95}) {
+      auto options = base_options(p, SelectionScope::head, VarianceModel::shared);
+      add("quorum_codes_own", options, decode(options, quorum::Tail::estimated), decode(options, quorum::Tail::drop));
+      options.certificate.enabled = true;
+      add("quorum_codes_own_certified", options, decode(options, quorum::Tail::estimated), decode(options, quorum::Tail::drop));
+    }
+  }
+
   // Each query head its own set, with and without certificate, for both variance models and, without certificate, every tail.
   void run_own(const std::vector<double>& targets) {
     for (const double p : targets) {
@@ -100,13 +127,16 @@ class QuorumStudy {
     bool certified = false;
   };
 
-  static quorum::IndexOptions index_options(int seed) {
+  static quorum::IndexOptions index_options(bool with_codes, int seed) {
     quorum::IndexOptions options;
-    options.cluster_size = kClusterSize;
+    options.residual_codes = with_codes;
+    if (!with_codes) {
+      options.cluster_size = kClusterSize;
+      options.variance = quorum::VarianceModel::diagonal;  // serves `shared` too; bytes are counted here, for the model in use
+    }
     options.segment_tokens = kSegmentTokens;
     options.iterations = kKmeansIterations;
     options.num_sink_tokens = kNumSinkTokens;
-    options.variance = quorum::VarianceModel::diagonal;  // serves `shared` too; bytes are counted here, for the model in use
     options.seed = uint64_t(seed) + 1;
     return options;
   }
@@ -138,7 +168,7 @@ class QuorumStudy {
   void add(const std::string& rule, const quorum::DecodeOptions& options, const Decoded& result, const Decoded& dropped) {
     const int group = shape_.group_size();
     for (int kv_head = 0; kv_head < trace_.num_kv_heads; ++kv_head) {
-      Record record{trace_.name, rule, target(std::round(double(options.target_ratio) * 1e6) / 1e6), seed_, {}, {}, {}, {}};
+      Record record{trace_.name, rule, parameter_of(options), seed_, {}, {}, {}, {}};
       for (int g = 0; g < group; ++g) {
         for (int query = 0; query < trace_.num_queries; ++query) {
           const size_t at = size_t(query * trace_.num_qo_heads + kv_head * group + g);
@@ -153,8 +183,14 @@ class QuorumStudy {
     }
   }
 
-  // Tokens and bytes by the accounting of the baselines: 4 d a token, d + 4 a cluster (a diagonal variance costs as much again), 2 d a
-  // sampled key, d a value mean. Own sets are for hit rates: there a sampled key counts as half a token.
+  static Parameter parameter_of(const quorum::DecodeOptions& options) {
+    const auto rounded = [](float value) { return std::round(double(value) * 1e6) / 1e6; };
+    if (options.fixed_budget > 0) return budget(options.fixed_budget);
+    return options.target_error > 0.0f ? target_error(rounded(options.target_error)) : target(rounded(options.target_ratio));
+  }
+
+  // Tokens and bytes by the accounting of the baselines: 4 d a token, d + 4 a cluster (a diagonal variance costs as much again), d / 8 + 2
+  // a coded token, 2 d a sampled key, d a value mean. Own sets are for hit rates: there a sampled key counts as half a token.
   void count(int kv_head, int query, const quorum::HeadReport& report, const quorum::DecodeOptions& options, Record& record) const {
     const double d = trace_.head_dim, always = kNumSinkTokens + trace_.query_positions[size_t(query)] + 1 - num_built();
     const double indexed = report.tokens_read - always;
@@ -162,7 +198,7 @@ class QuorumStudy {
     record.tokens.push_back(indexed + (counts_sample ? report.tokens_sampled / 2.0 : 0.0));
     const double per_cluster = options.variance == quorum::VarianceModel::diagonal ? 2 * (d + 4) : d + 4;
     const double bytes = (indexed + kNumSinkTokens + trace_.num_queries / 2.0) * 4 * d + num_clusters(kv_head) * per_cluster +
-                         report.tokens_sampled * 2 * d + report.clusters_used * d;
+                         report.tokens_sampled * 2 * d + report.tokens_coded * (d / 8 + 2) + report.clusters_used * d;
     record.share.push_back(bytes / (trace_.num_tokens * 4 * d));
     record.reported_share.push_back(double(report.bytes_read) / double(report.bytes_dense));
   }

@@ -11,13 +11,19 @@
 
 namespace accuracy {
 
-// What a rule was told: a target ratio, or a budget of tokens.
+// What a rule was told: a target ratio, a budget of tokens, or a target error.
 struct Parameter {
+  enum class Kind { ratio, budget, error };
+
   double value = 0.0;
-  bool is_budget = false;
+  Kind kind = Kind::ratio;
 };
-inline Parameter target(double ratio) { return {ratio, false}; }
-inline Parameter budget(double tokens) { return {tokens, true}; }
+inline Parameter target(double ratio) { return {ratio, Parameter::Kind::ratio}; }
+inline Parameter budget(double tokens) { return {tokens, Parameter::Kind::budget}; }
+inline Parameter target_error(double error) { return {error, Parameter::Kind::error}; }
+constexpr const char* name_of(Parameter::Kind kind) {
+  return kind == Parameter::Kind::ratio ? "target" : kind == Parameter::Kind::budget ? "budget" : "target_error";
+}
 
 // A rule at one parameter on one KV head with one seed.
 struct Record {

@@ -50,7 +50,7 @@ inline std::string json_field(const std::string& name, const Repeated& value) {
 
 inline std::string json_row(const Row& row) {
   std::string out = "{\"trace\": " + json_text(row.traces) + ", \"rule\": " + json_text(row.rule);
-  out += row.parameter.is_budget ? ", \"budget\": " : ", \"target\": ";
+  out += std::string(", \"") + name_of(row.parameter.kind) + "\": ";
   out += json_number(row.parameter.value) + json_field("tokens", row.tokens) + json_field("bytes_share", row.share);
   out += json_field("error_mean", row.error_mean) + json_field("error_p95", row.error_p95);
   out += row.hit_rate ? json_field("hit_rate", *row.hit_rate) : ", \"hit_rate\": null";
@@ -116,7 +116,8 @@ inline void print_rows(const std::vector<Record>& records, const std::string& fa
   for (const Row& row : make_rows(records, true)) {
     if (row.traces != family) continue;
     char parameter[32];
-    std::snprintf(parameter, sizeof parameter, row.parameter.is_budget ? "%.0f tokens" : "%.2f", row.parameter.value);
+    constexpr const char* kFormats[] = {"%.2f", "%.0f tokens", "error %.2f"};
+    std::snprintf(parameter, sizeof parameter, kFormats[size_t(row.parameter.kind)], row.parameter.value);
     const bool own = row.rule.find("_own") != std::string::npos;
     const auto mean = [](double value) { return detail::interval("%.3f", {value, value, value}); };
     lines.push_back({row.rule, parameter, detail::interval("%.0f", row.tokens), own ? "" : detail::interval("%.1f", row.share, 100.0),

@@ -2,7 +2,7 @@
 // object on a line.
 //
 //   load SIZE FOLDER        prepares llama8b_SIZE and writes keys.f16, values.f16 [kv_head][token][dim], queries.f32, dense.f32
-//   steps THREADS COUNT     so many dense and sparse steps in turn: times in microseconds, the sparse error
+//   steps THREADS COUNT     so many dense and sparse steps (whole clusters, ours.hpp) in turn: times in microseconds, the sparse error
 //   kmeans SEGMENTS THREADS clusters that many segments of the loaded keys of KV head 0, a segment a task: time
 //   inertia SEGMENTS        what these clusterings are worth
 //   peak THREADS            multiply-adds a second in registers, f32
@@ -168,7 +168,7 @@ class Server {
         .str();
   }
 
-  static constexpr IndexOptions kIndex{};
+  static constexpr IndexOptions kIndex = bench::whole_clusters();
   static constexpr int kClusters = kIndex.segment_tokens / kIndex.cluster_size;
 
   std::optional<bench::Workload> workload_;

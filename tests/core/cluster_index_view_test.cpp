@@ -12,6 +12,7 @@ namespace {
 // Two segments: 18 clusters (two blocks), then 3 clusters (one block); cluster j of segment s holds j % 3 tokens.
 struct TwoSegments {
   std::vector<int32_t> indptr[2], tokens[2], segment_first{0, 32, 48}, block_segment{0, 0, 1};
+  std::vector<float> size[2];
   SegmentView segments[2];
   ClusterHeadView head;
 
@@ -22,10 +23,12 @@ struct TwoSegments {
       for (int j = 0; j < segment_first[size_t(s) + 1] - segment_first[size_t(s)]; ++j) {
         for (int i = 0; i < (j < num_clusters[s] ? j % 3 : 0); ++i) tokens[s].push_back(s * 1000 + j * 10 + i);
         indptr[s].push_back(int32_t(tokens[s].size()));
+        size[s].push_back(float(j < num_clusters[s] ? j % 3 : 0));
       }
       segments[s].num_clusters = num_clusters[s];
       segments[s].cluster_indptr = indptr[s].data();
       segments[s].cluster_tokens = tokens[s].data();
+      segments[s].size = size[s].data();
     }
     head.segments = segments;
     head.segment_first = segment_first.data();
@@ -55,6 +58,28 @@ TEST_CASE("cluster ids count through all segments, each at a multiple of 16") {
 TEST_CASE("empty and padding clusters hold no tokens") {
   const TwoSegments index;
   for (const int cluster : {0, 3, 18, 31, 32, 35, 47}) CHECK(cluster_at(index.head, cluster).num_tokens() == 0);
+}
+
+TEST_CASE("a cluster's size is its number of tokens, without a look at the list of them") {
+  TwoSegments index;
+  for (int cluster = 0; cluster < 48; ++cluster) {
+    CAPTURE(cluster);
+    CHECK(cluster_at(index.head, cluster).size() == cluster_at(index.head, cluster).num_tokens());
+  }
+  CHECK(cluster_at(index.head, 5).size() == 2);
+  CHECK(cluster_at(index.head, 32 + 1).size() == 1);
+  for (SegmentView& segment : index.segments) segment.cluster_indptr = segment.cluster_tokens = nullptr;
+  CHECK(cluster_at(index.head, 5).size() == 2);
+  CHECK(cluster_at(index.head, 32 + 2).size() == 2);
+  CHECK(cluster_at(index.head, 47).size() == 0);
+}
+
+TEST_CASE("nothing is coded unless an index says so") {
+  CHECK_FALSE(ClusterIndexView{}.residual_codes);
+  const SegmentView segment;
+  CHECK(segment.codes == nullptr);
+  CHECK(segment.code_scale == nullptr);
+  CHECK(segment.code_indptr == nullptr);
 }
 
 TEST_CASE("an index without segments has no clusters") {

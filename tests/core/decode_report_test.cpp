@@ -8,10 +8,11 @@
 
 using namespace quorum;
 
-TEST_CASE("every path but sparse is dense") {
+TEST_CASE("every path but the two sparse ones is dense") {
   CHECK_FALSE(is_dense(DecodePath::sparse));
+  CHECK_FALSE(is_dense(DecodePath::sparse_tokens));
   for (const DecodePath path : {DecodePath::dense_by_length, DecodePath::dense_by_target, DecodePath::dense_by_policy,
-                                DecodePath::dense_by_numerics, DecodePath::dense_by_capacity})
+                                DecodePath::dense_by_numerics, DecodePath::dense_by_cost, DecodePath::dense_by_capacity})
     CHECK(is_dense(path));
 }
 
@@ -23,6 +24,7 @@ TEST_CASE("messages name function, argument and rule") {
   CHECK(std::string(status_message(DecodeStatus::too_many_workers)) == "decode: executor.num_workers() must be at most limits.num_workers");
   CHECK(std::string(status_message(DecodeStatus::index_mismatch)) ==
         "decode: index must have the plan's heads and head_dim and cover no more tokens than the cache");
+  CHECK(std::string(status_message(DecodeStatus::codes_missing)) == "decode: index must be built with residual_codes to read tokens");
   CHECK(std::string(status_message(DecodeStatus::variance_mismatch)) ==
         "decode: index must be built with VarianceModel::diagonal to decode with it");
   CHECK(std::string(status_message(DecodeStatus::report_too_small)) ==
@@ -36,7 +38,7 @@ TEST_CASE("every status has its own message, other values have one too") {
   std::set<std::string> messages;
   for (int status = 0; status < 256; ++status) messages.insert(status_message(DecodeStatus(status)));
   CHECK(messages.count("decode: unknown status") == 1);
-  CHECK(messages.size() == 11);  // ten statuses and the unknown
+  CHECK(messages.size() == 12);  // eleven statuses and the unknown
 }
 
 TEST_CASE("a fresh report is that of a complete reading") {
@@ -44,4 +46,11 @@ TEST_CASE("a fresh report is that of a complete reading") {
   CHECK(report.attained_ratio_estimate == 1.0f);
   CHECK(report.attained_ratio_lower_bound == 1.0f);
   CHECK(report.confidence == 1.0f);
+  CHECK(report.error_estimate == 0.0f);
+  CHECK(report.tokens_coded == 0);
+}
+
+TEST_CASE("stage times add up") {
+  const StageTimes times{1.0, 2.0, 4.0, 8.0, 16.0, 32.0};
+  CHECK(times.total() == 63.0);
 }

@@ -3,7 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <utility>
+
 #include "tests/support/error_message.hpp"
+#include "tests/support/near.hpp"
 
 using namespace quorum;
 
@@ -20,7 +23,7 @@ std::string error_after(Change&& change) {
 }  // namespace
 
 #define INDEX_ERROR(change) error_after<IndexOptions>([](IndexOptions& o) { change; })
-#define DECODE_ERROR(change) error_after<DecodeOptions>([](DecodeOptions& o) { change; })
+#define DECODE_ERROR(change) error_after<DecodeOptions>([=](DecodeOptions& o) { change; })
 #define LIMITS_ERROR(change)                      \
   error_after<DecodeLimits>([](DecodeLimits& o) { \
     o.max_tokens = 1000;                          \
@@ -36,7 +39,7 @@ TEST_CASE("defaults are valid") {
 TEST_CASE("index options") {
   CHECK(INDEX_ERROR(o.cluster_size = 0) == "plan: options.cluster_size must be 1 to 1024, got 0");
   CHECK(INDEX_ERROR(o.cluster_size = 1025) == "plan: options.cluster_size must be 1 to 1024, got 1025");
-  CHECK(INDEX_ERROR(o.segment_tokens = 15) == "plan: options.segment_tokens must be cluster_size to 65536, got 15");
+  CHECK(INDEX_ERROR(o.segment_tokens = 31) == "plan: options.segment_tokens must be cluster_size to 65536, got 31");
   CHECK(INDEX_ERROR(o.segment_tokens = 65537) == "plan: options.segment_tokens must be cluster_size to 65536, got 65537");
   CHECK(INDEX_ERROR(o.iterations = 0) == "plan: options.iterations must be 1 to 1000, got 0");
   CHECK(INDEX_ERROR(o.iterations = 1001) == "plan: options.iterations must be 1 to 1000, got 1001");
@@ -54,7 +57,7 @@ TEST_CASE("index options") {
 TEST_CASE("index options on their edges are valid") {
   CHECK(INDEX_ERROR(o.cluster_size = 1) == "no error");
   CHECK(INDEX_ERROR(o.cluster_size = 1024) == "no error");
-  CHECK(INDEX_ERROR(o.segment_tokens = 16) == "no error");
+  CHECK(INDEX_ERROR(o.segment_tokens = 32) == "no error");
   CHECK(INDEX_ERROR(o.segment_tokens = 65536) == "no error");
   CHECK(INDEX_ERROR(o.num_sink_tokens = 0) == "no error");
   CHECK(INDEX_ERROR(o.recluster_every = 1) == "no error");
@@ -73,6 +76,16 @@ TEST_CASE("decode options") {
   CHECK(DECODE_ERROR(o.certificate.num_samples = 257) == "plan: options.certificate.num_samples must be 2 to 256, got 257");
   CHECK(DECODE_ERROR(o.num_samples = 257) == "plan: options.num_samples must be 2 to 256, got 257");
   CHECK(DECODE_ERROR(o.dense_below = -1) == "plan: options.dense_below must be at least 0, got -1");
+  for (const float coverage : {0.49f, 1.01f, -0.5f})
+    CHECK(DECODE_ERROR(o.candidate_coverage = coverage).find("plan: options.candidate_coverage must be 0 or in [0.5, 1], got ") == 0);
+  CHECK(DECODE_ERROR(o.candidate_coverage = kNan) == "plan: options.candidate_coverage must be 0 or in [0.5, 1], got nan");
+  CHECK(DECODE_ERROR(o.target_error = -0.1f) == "plan: options.target_error must be in [0, 1), got -0.1");
+  CHECK(DECODE_ERROR(o.target_error = 1.0f) == "plan: options.target_error must be in [0, 1), got 1");
+  CHECK(DECODE_ERROR(o.target_error = kNan) == "plan: options.target_error must be in [0, 1), got nan");
+  CHECK(DECODE_ERROR(o.target_error = 0.1f; o.unit = ReadUnit::clusters) ==
+        "plan: options.target_error must be 0 with ReadUnit::clusters, got 0.1");
+  CHECK(DECODE_ERROR(o.target_error = 0.1f; o.certificate.enabled = true) ==
+        "plan: options.target_error must be 0 with a certificate, got 0.1");
 }
 
 TEST_CASE("certificate options") {
@@ -91,6 +104,10 @@ TEST_CASE("decode options on their edges are valid") {
   CHECK(DECODE_ERROR(o.num_samples = 2) == "no error");
   CHECK(DECODE_ERROR(o.num_samples = 256) == "no error");
   CHECK(DECODE_ERROR(o.dense_below = 0) == "no error");
+  CHECK(DECODE_ERROR(o.candidate_coverage = 0.5f) == "no error");
+  CHECK(DECODE_ERROR(o.candidate_coverage = 1.0f) == "no error");
+  CHECK(DECODE_ERROR(o.target_error = 0.999f; o.unit = ReadUnit::tokens) == "no error");
+  CHECK(DECODE_ERROR(o.unit = ReadUnit::clusters; o.certificate.enabled = true) == "no error");
   CHECK(DECODE_ERROR(o.certificate.max_rounds = 0) == "no error");
   CHECK(DECODE_ERROR(o.certificate.max_rounds = 8) == "no error");
 }
@@ -104,6 +121,24 @@ TEST_CASE("draws of one round: the certificate's number counts if it is larger")
   CHECK(samples_per_round(options) == 100);
   options.num_samples = 200;
   CHECK(samples_per_round(options) == 200);
+}
+
+TEST_CASE("candidate coverage: as asked, else by budget, by target error within [0.9, 0.97], by target ratio") {
+  DecodeOptions options;
+  const auto coverage_is = [&](double want) { return test::near(double(candidate_coverage(options)), want, 1e-6); };
+  CHECK(coverage_is(0.99));
+  options.target_ratio = 0.5f;
+  CHECK(coverage_is(0.95));
+  options.target_ratio = 1.0f;
+  CHECK(coverage_is(1.0));
+  for (const auto& [error, want] : {std::pair{0.05f, 0.95}, {0.01f, 0.97}, {0.5f, 0.9}}) {
+    options.target_error = error;
+    CHECK(coverage_is(want));
+  }
+  options.fixed_budget = 100;
+  CHECK(coverage_is(0.95));
+  options.candidate_coverage = 0.6f;
+  CHECK(coverage_is(0.6));
 }
 
 TEST_CASE("decode limits") {

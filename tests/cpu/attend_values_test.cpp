@@ -33,7 +33,7 @@ cpu::ReadState after_reading(Stage& stage, Work&& stage_work) {
     cpu::ReadState state;
     DecodeOptions options;
     options.target_ratio = 0.6f;
-    const bool finite = cpu::order_clusters(task, stage.index(), stage.head(), options.variance, state);
+    const bool finite = test::order_clusters(task, stage.index(), stage.head(), options.variance, state);
     if (finite) cpu::read_keys(task, stage.head(), options, state);
     cpu::share_rest(task, state);
     for (int g = 0; g < kHeads; ++g) std::fill_n(task.own().accumulated.row(g), padded_dim(kDim), 0.0f);

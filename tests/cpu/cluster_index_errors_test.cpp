@@ -6,6 +6,7 @@
 
 #include "quorum/cpu/cluster_index.hpp"
 #include "tests/support/cache.hpp"
+#include "tests/support/decode_batch.hpp"
 #include "tests/support/error_message.hpp"
 #include "tests/support/random.hpp"
 
@@ -23,9 +24,9 @@ test::TestCache cache_of(int num_tokens) {
 
 }  // namespace
 
-TEST_CASE("bytes: at most 7 % of the cache with clusters of 16 in int8, the metric apart") {
+TEST_CASE("bytes: at most 7 % of the cache with clusters of 16 in int8, the metric apart; 9 % with clusters of 32 and residual codes") {
   SerialExecutor executor;
-  ClusterIndex index(kShape, {});
+  ClusterIndex index(kShape, test::cluster_index_options());
   const auto cache = cache_of(4000);
   index.build(cache.view(), executor);
   const int64_t kv_bytes = int64_t(4000) * 2 * 2 * 64 * 2;
@@ -33,11 +34,15 @@ TEST_CASE("bytes: at most 7 % of the cache with clusters of 16 in int8, the metr
   CHECK(index.bytes() > kv_bytes / 100);
   CHECK(index.bytes() - metric_bytes <= kv_bytes * 7 / 100);
   CHECK(index.num_cluster_slots() == round_up(3996 / 16, 16));
-  IndexOptions f32;
+  IndexOptions f32 = test::cluster_index_options();
   f32.storage = IndexStorage::f32;
   ClusterIndex larger(kShape, f32);
   larger.build(cache.view(), executor);
   CHECK(larger.bytes() > 2 * index.bytes());
+  ClusterIndex coded(kShape, {});
+  coded.build(cache.view(), executor);
+  CHECK(coded.bytes() - metric_bytes <= kv_bytes * 9 / 100);
+  CHECK(coded.num_cluster_slots() == round_up(3996 / 32, 16));
 }
 
 TEST_CASE("an index without segments holds nothing") {
@@ -48,7 +53,7 @@ TEST_CASE("an index without segments holds nothing") {
   CHECK(index.view().empty());
   CHECK(index.view().num_kv_heads == 2);
   CHECK(index.shape().head_dim == 64);
-  CHECK(index.options().cluster_size == 16);
+  CHECK(index.options().cluster_size == 32);
 }
 
 TEST_CASE("a NaN or infinite key or value marks its own KV head") {

@@ -107,6 +107,45 @@ TEST_CASE("decode and select allocate nothing, on any path") {
   }
 }
 
+TEST_CASE("with residual codes: by ratio, budget, target error and certificate, by group and by head") {
+  test::BatchSpec spec;
+  spec.shape = {8, 2, 72, 0.0f};
+  spec.lengths = {1500, 0, 40, 700};
+  spec.index = {};
+  const test::Batch batch(spec);
+  const auto sequences = batch.sequences();
+  test::DecodeResult result(spec.shape, 4);
+  std::vector<int32_t> tokens(8 * 1500), counts(8);
+  const SelectionOutput selection{tokens.data(), counts.data(), 1500};
+  enum class Mode { ratio, budget, error, certificate };
+  for (const int workers : {1, 3}) {
+    ThreadExecutor executor(workers);
+    for (const Mode mode : {Mode::ratio, Mode::budget, Mode::error, Mode::certificate})
+      for (const Tail tail : {Tail::drop, Tail::estimated, Tail::calibrated})
+        for (const SelectionScope scope : {SelectionScope::group, SelectionScope::head})
+          for (const ReadUnit unit : {ReadUnit::automatic, ReadUnit::tokens}) {
+            DecodeOptions options;
+            options.tail = tail;
+            options.scope = scope;
+            options.unit = unit;
+            options.dense_below = 0;
+            if (mode == Mode::budget) options.fixed_budget = 100;
+            if (mode == Mode::error) options.target_error = 0.05f;
+            options.certificate.enabled = mode == Mode::certificate;
+            Decoder decoder(spec.shape, options, batch.limits(workers));
+            DecodeStatus statuses[2];
+            const int64_t count = allocations_of([&] {
+              statuses[0] = decoder.decode(batch.query_view(), sequences, result.out(), result.reports, executor);
+              statuses[1] = decoder.select(batch.query_view(), sequences, selection, {}, executor);
+            });
+            CHECK(count == 0);
+            CHECK(statuses[0] == DecodeStatus::ok);
+            CHECK(statuses[1] == (scope == SelectionScope::group ? DecodeStatus::ok : DecodeStatus::scope_mismatch));
+            if (unit == ReadUnit::tokens) CHECK(result.reports[0].path == DecodePath::sparse_tokens);
+          }
+  }
+}
+
 TEST_CASE("poisoned input, one set per head, and refused calls allocate nothing either") {
   test::BatchSpec spec;
   spec.shape = {4, 2, 64, 0.0f};

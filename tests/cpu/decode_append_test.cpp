@@ -26,7 +26,7 @@ struct Growing {
   Decoder decoder;
 
   static IndexOptions options() {
-    IndexOptions options;
+    IndexOptions options = test::cluster_index_options();
     options.window_tokens = kWindow;
     options.recluster_every = kEvery;
     return options;

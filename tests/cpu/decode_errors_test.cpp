@@ -90,6 +90,18 @@ TEST_CASE("planning: wrong shapes, options and limits, named as the Decoder's") 
   options = {};
   options.certificate.confidence = 0.2f;
   CHECK(plan_error(kShape, options, limits) == "Decoder: options.certificate.confidence must be in (0.5, 1), got 0.2");
+  options = {};
+  options.candidate_coverage = 0.25f;
+  CHECK(plan_error(kShape, options, limits) == "Decoder: options.candidate_coverage must be 0 or in [0.5, 1], got 0.25");
+  options = {};
+  options.target_error = 1.5f;
+  CHECK(plan_error(kShape, options, limits) == "Decoder: options.target_error must be in [0, 1), got 1.5");
+  options.target_error = 0.5f;
+  options.unit = ReadUnit::clusters;
+  CHECK(plan_error(kShape, options, limits) == "Decoder: options.target_error must be 0 with ReadUnit::clusters, got 0.5");
+  options.unit = ReadUnit::tokens;
+  options.certificate.enabled = true;
+  CHECK(plan_error(kShape, options, limits) == "Decoder: options.target_error must be 0 with a certificate, got 0.5");
   CHECK(plan_error(kShape, {}, {}).find("Decoder: limits.max_tokens must be ") == 0);
   CHECK(test::argument_error([&] {
           Decoder::workspace_bytes({4, 3, 64, 0.0f}, {}, limits);
@@ -162,6 +174,35 @@ TEST_CASE("index_mismatch: more tokens than the cache, other heads, another head
     const ClusterIndex index(other, {});
     call.sequences[0].index = &index.view();
     call.check(DecodeStatus::index_mismatch);
+  }
+}
+
+TEST_CASE("codes_missing: tokens or a target error are asked of an index without residual codes") {
+  Refused tokens;
+  tokens.options.unit = ReadUnit::tokens;
+  tokens.check(DecodeStatus::codes_missing);
+  Refused error;
+  error.options.target_error = 0.05f;
+  error.check(DecodeStatus::codes_missing);
+  Refused any;  // what is not indexed needs no codes, and neither does ReadUnit::automatic
+  any.check(DecodeStatus::ok);
+  any.options.unit = ReadUnit::tokens;
+  const ClusterIndex nothing(kShape, test::cluster_index_options());
+  for (SequenceView& sequence : any.sequences) sequence.index = &nothing.view();
+  any.check(DecodeStatus::ok);
+  any.sequences[0].index = any.sequences[1].index = nullptr;
+  any.check(DecodeStatus::ok);
+}
+
+TEST_CASE("with residual codes every unit is accepted") {
+  BatchSpec spec = Refused::two_sequences();
+  spec.index = {};
+  const Batch batch(spec);
+  Refused call;
+  call.sequences = batch.sequences();
+  for (const ReadUnit unit : {ReadUnit::automatic, ReadUnit::clusters, ReadUnit::tokens}) {
+    call.options.unit = unit;
+    call.check(DecodeStatus::ok);
   }
 }
 

@@ -22,7 +22,7 @@ int order(Stage& stage, cpu::ReadState* state = nullptr) {
   cpu::ReadState last;
   stage.run([&](const cpu::HeadTask& task) {
     cpu::ReadState own;
-    const bool finite = cpu::order_clusters(task, stage.index(), stage.head(), VarianceModel::shared, own);
+    const bool finite = test::order_clusters(task, stage.index(), stage.head(), VarianceModel::shared, own);
     if (!task.team.leads()) return;
     REQUIRE(finite);
     last = own;

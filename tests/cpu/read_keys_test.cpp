@@ -36,7 +36,7 @@ cpu::ReadState read(Stage& stage, const DecodeOptions& options) {
   cpu::ReadState first;
   stage.run([&](const cpu::HeadTask& task) {
     cpu::ReadState state;
-    const bool finite = cpu::order_clusters(task, stage.index(), stage.head(), options.variance, state);
+    const bool finite = test::order_clusters(task, stage.index(), stage.head(), options.variance, state);
     if (finite) cpu::read_keys(task, stage.head(), options, state);
     if (task.team.leads()) first = state;
   });

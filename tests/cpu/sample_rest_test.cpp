@@ -35,7 +35,7 @@ struct Sampler {
     options.num_samples = num_samples;
     stage.run([&](const cpu::HeadTask& task) {
       cpu::ReadState own;
-      const bool finite = cpu::order_clusters(task, stage.index(), stage.head(), options.variance, own);
+      const bool finite = test::order_clusters(task, stage.index(), stage.head(), options.variance, own);
       if (finite) cpu::read_keys(task, stage.head(), options, own);
       cpu::share_rest(task, own);
       if (task.team.leads()) state = own;
@@ -150,7 +150,7 @@ TEST_CASE("a rest of one cluster: every draw is one of its tokens") {
   sampler.options.fixed_budget = 1;
   sampler.stage.run([&](const cpu::HeadTask& task) {
     cpu::ReadState own;
-    const bool finite = cpu::order_clusters(task, sampler.stage.index(), sampler.stage.head(), VarianceModel::shared, own);
+    const bool finite = test::order_clusters(task, sampler.stage.index(), sampler.stage.head(), VarianceModel::shared, own);
     if (finite) cpu::read_keys(task, sampler.stage.head(), sampler.options, own);
     cpu::share_rest(task, own);
     if (task.team.leads()) sampler.state = own;

@@ -31,6 +31,9 @@ TEST_CASE("the view of a segment points to its arrays; what is not stored is nul
   CHECK(view.value_means_f32 == nullptr);
   CHECK(view.residual_variance == nullptr);
   CHECK(view.variance_scale == nullptr);
+  CHECK(view.codes == nullptr);
+  CHECK(view.code_scale == nullptr);
+  CHECK(view.code_indptr == nullptr);
 }
 
 TEST_CASE("all further arrays are in the view as well") {
@@ -39,11 +42,17 @@ TEST_CASE("all further arrays are in the view as well") {
   segment.value_means_f32.resize(8);
   segment.residual_variance.resize(8);
   segment.variance_scale.resize(16);
+  segment.codes.resize(5 * 128);
+  segment.code_scale.resize(5 * 16);
+  segment.code_indptr.resize(17);
   const SegmentView view = segment.view();
   CHECK(view.centroids_f32 == segment.centroids_f32.data());
   CHECK(view.value_means_f32 == segment.value_means_f32.data());
   CHECK(view.residual_variance == segment.residual_variance.data());
   CHECK(view.variance_scale == segment.variance_scale.data());
+  CHECK(view.codes == segment.codes.data());
+  CHECK(view.code_scale == segment.code_scale.data());
+  CHECK(view.code_indptr == segment.code_indptr.data());
 }
 
 TEST_CASE("bytes are those of all arrays of all heads") {
@@ -67,7 +76,10 @@ TEST_CASE("bytes are those of all arrays of all heads") {
     head.value_means_f32.resize(9);
     head.residual_variance.resize(10);
     head.variance_scale.resize(11);
-    want += 100 + 4 * (1 + 2 + 3 + 4 + 5 + 6 + 8 + 9 + 11) + 7 + 10;
+    head.codes.resize(1000);
+    head.code_scale.resize(12);
+    head.code_indptr.resize(13);
+    want += 100 + 4 * (1 + 2 + 3 + 4 + 5 + 6 + 8 + 9 + 11 + 13) + 7 + 10 + 1000 + 2 * 12;
   }
   CHECK(segment.bytes() == want);
 }

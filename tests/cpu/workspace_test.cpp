@@ -32,9 +32,15 @@ Range range(const T* array, int64_t count) {
 std::vector<Range> ranges(const ScratchLimits& limits, const WorkerScratch& worker, const HeadScratch& head) {
   const int heads = limits.num_heads, dim = padded_dim(limits.head_dim);
   const int64_t slots = round_up(limits.max_cluster_slots, kClusterBlock);
+  const int64_t coded = limits.residual_codes ? 1 : 0, blocks = limits.max_scan_blocks();
   return {range(worker.queries, heads, dim),
           range(worker.rotated, heads, dim),
           range(worker.quantised, int64_t(heads) * dim),
+          range(worker.code_tables, coded * heads * code_table_bytes(limits.head_dim)),
+          range(worker.cluster_keys.weights, coded * kNumKeyBuckets * bucket_row(heads)),
+          range(worker.cluster_keys.counts, coded * kNumKeyBuckets),
+          range(worker.token_keys.weights, coded * kNumKeyBuckets * bucket_row(heads)),
+          range(worker.token_keys.counts, coded * kNumKeyBuckets),
           range(worker.accumulated, heads, dim),
           range(worker.tile, heads, kTileRows),
           range(worker.gathered, int64_t(kTileRows) * kMaxGatheredBytes),
@@ -52,7 +58,11 @@ std::vector<Range> ranges(const ScratchLimits& limits, const WorkerScratch& work
           range(head.share, slots),
           range(head.tokens, limits.max_tokens),
           range(head.weights, heads, limits.max_tokens),
-          range(head.contributions, heads, limits.num_samples)};
+          range(head.contributions, heads, limits.num_samples),
+          range(head.first_block, coded * (slots + 1)),
+          range(head.coded_mass, coded * slots * heads),
+          range(head.token_bucket, blocks * kCodeBlock),
+          range(head.token_share, blocks * heads * kCodeBlock)};
 }
 
 }  // namespace
@@ -83,7 +93,8 @@ TEST_CASE("an arena hands out aligned arrays one after the other") {
 
 TEST_CASE("counted size is placed size; arrays are aligned, inside the block and disjoint") {
   for (const ScratchLimits limits : {ScratchLimits{4, 72, 1000, 100, 64}, ScratchLimits{1, 8, 1, 16, 2}, ScratchLimits{16, 512, 31, 1, 256},
-                                     ScratchLimits{3, 80, 4097, 517, 33}}) {
+                                     ScratchLimits{3, 80, 4097, 517, 33}, ScratchLimits{4, 72, 1000, 100, 64, true},
+                                     ScratchLimits{1, 8, 1, 16, 2, true}, ScratchLimits{16, 512, 31, 1, 256, true}}) {
     WorkerScratch worker;
     HeadScratch head;
     Arena counting;
@@ -106,6 +117,13 @@ TEST_CASE("counted size is placed size; arrays are aligned, inside the block and
   }
 }
 
+TEST_CASE("scan blocks: one for every 16 tokens and one for every cluster; none without codes") {
+  CHECK(ScratchLimits{4, 64, 1000, 96, 64, true}.max_scan_blocks() == 62 + 96);
+  CHECK(ScratchLimits{4, 64, 1000, 96, 64, false}.max_scan_blocks() == 0);
+  // Clusters of one token are the worst case: as many blocks as tokens.
+  CHECK(ScratchLimits{1, 64, 15, 16, 2, true}.max_scan_blocks() >= 15);
+}
+
 TEST_CASE("weights have room for a whole tile after the last token") {
   HeadScratch head;
   Arena arena;
@@ -115,7 +133,8 @@ TEST_CASE("weights have room for a whole tile after the last token") {
 }
 
 // The formula of a decoder's scratch memory, written down a second time, with the constants as numbers: tiles of 32 rows, 256
-// bytes of a copied row, 1024 buckets, blocks of 16 clusters, rows of floats padded to 16.
+// bytes of a copied row, 1024 buckets, blocks of 16 clusters, rows of floats padded to 16; with residual codes 16 sums for every four
+// coordinates of lines of 32, two histograms of 576 buckets, and a block of 16 tokens for every 16 tokens and every cluster.
 TEST_CASE("workspace_bytes: the closed formula, but for rounding each array to cache lines") {
   const auto up = [](int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; };
   for (const AttentionShape shape : {AttentionShape{8, 2, 128, 0.0f}, AttentionShape{5, 5, 72, 0.0f}, AttentionShape{16, 1, 512, 0.0f}})
@@ -124,6 +143,7 @@ TEST_CASE("workspace_bytes: the closed formula, but for rounding each array to c
       for (const bool by_group : {true, false})
         for (const int certified : {0, 33, 100}) {
           DecodeOptions options;
+          options.unit = certified == 33 ? ReadUnit::automatic : certified == 100 ? ReadUnit::tokens : ReadUnit::clusters;
           options.scope = by_group ? SelectionScope::group : SelectionScope::head;
           options.num_samples = 40;
           options.certificate.enabled = certified > 0;
@@ -134,10 +154,14 @@ TEST_CASE("workspace_bytes: the closed formula, but for rounding each array to c
           const int64_t worker = heads * dim * (4 + 4 + 1 + 4) + heads * 32 * 4 + 2 * 1024 * 4 + 32 * 256;
           const int64_t lists = clusters * 4 * 5 + 4 + tokens * 4;  // bucket, cluster, size, first token, share; tokens
           const int64_t rows = dim + 2 * clusters + 2 * (clusters + 16) + (tokens + 32) + up(std::max(40, certified), 32);
-          const int64_t want = limits.num_workers * (worker + lists + heads * rows * 4);
+          const int64_t tables = heads * (up(shape.head_dim, 32) / 4 * 16), histograms = 2 * 576 * (up(heads, 4) + 1) * 4;
+          const int64_t blocks = limits.max_tokens / 16 + clusters;
+          const int64_t codes = tables + histograms + (clusters + 1) * 4 + clusters * heads * 4 + blocks * 16 * 2 * (1 + heads);
+          const int64_t with_codes = options.unit == ReadUnit::clusters ? 0 : codes;
+          const int64_t want = limits.num_workers * (worker + lists + heads * rows * 4 + with_codes);
           const int64_t got = Decoder::workspace_bytes(shape, options, limits);
           CAPTURE(want);
           CHECK(got >= want);
-          CHECK(got <= want + limits.num_workers * 20 * 63);  // 20 arrays a worker
+          CHECK(got <= want + limits.num_workers * 29 * 63);  // 29 arrays a worker
         }
 }

@@ -13,13 +13,21 @@
 
 namespace quorum::test {
 
+// An index without residual codes: whole clusters are read.
+inline IndexOptions cluster_index_options() {
+  IndexOptions options;
+  options.cluster_size = 16;
+  options.residual_codes = false;
+  return options;
+}
+
 struct BatchSpec {
   AttentionShape shape{4, 2, 64, 0.0f};
   std::vector<int> lengths{1500};
   ElementType type = ElementType::f16;
   ElementType query_type = ElementType::f32;
   Layout layout = Layout::nhd;
-  IndexOptions index;
+  IndexOptions index = cluster_index_options();  // assign {} for the defaults, with residual codes
   bool build_indexes = true;
   int num_prompt_queries = 0;  // 0: the index is built without queries
   uint64_t seed = 1;

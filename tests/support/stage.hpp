@@ -14,8 +14,9 @@ class Stage {
   Stage(const Batch& batch, int sequence, int kv_head, int num_workers = 1)
       : batch_(batch), sequence_(batch.sequences()[size_t(sequence)]), executor_(num_workers), workers_(size_t(num_workers)) {
     item_ = sequence * batch.shape().num_kv_heads + kv_head;
-    const cpu::ScratchLimits limits{batch.shape().group_size(), batch.shape().head_dim, sequence_.kv.num_tokens,
-                                    head(kv_head).num_cluster_slots(), 256};
+    const cpu::ScratchLimits limits{
+        batch.shape().group_size(),     batch.shape().head_dim, sequence_.kv.num_tokens, head(kv_head).num_cluster_slots(), 256,
+        sequence_.index->residual_codes};
     lay_out(cpu::Arena(), limits);
     block_.assign(size_t(bytes_), std::byte(0xff));
     lay_out(cpu::Arena(block_.data()), limits);
@@ -73,5 +74,14 @@ class Stage {
   cpu::AlignedVector<std::byte> block_;
   int64_t bytes_ = 0;
 };
+
+// Scores, weighs and orders all clusters of a task. Returns false if a query, key or estimate is not finite.
+inline bool order_clusters(const cpu::HeadTask& task, const ClusterIndexView& index, const ClusterHeadView& head, VarianceModel model,
+                           cpu::ReadState& state) {
+  cpu::ClusterWeights weights;
+  const bool finite = cpu::weigh_clusters(task, index, head, model, false, state, weights);
+  if (finite) cpu::order_clusters(task, head, weights, state);
+  return finite;
+}
 
 }  // namespace quorum::test

@@ -1,6 +1,7 @@
 // The index as the kernels see it: pointers and sizes, nothing owned. docs/layouts.md draws the arrays.
 #pragma once
 
+#include "quorum/core/coded_rest.hpp"
 #include "quorum/core/config.hpp"
 #include "quorum/core/element.hpp"
 #include "quorum/core/options.hpp"
@@ -27,6 +28,10 @@ struct SegmentView {
   const float* value_means_f32 = nullptr;      // [num_clusters][head_dim], IndexStorage::f32 instead of the two above
   const uint8_t* residual_variance = nullptr;  // [num_clusters][head_dim], VarianceModel::diagonal, coordinates of y
   const float* variance_scale = nullptr;       // [block][16]
+  // Residual codes, IndexOptions::residual_codes. A cluster's tokens fill code blocks of their own, in the order of cluster_tokens.
+  const uint8_t* codes = nullptr;        // [code block][code_lines(head_dim)][16][4]; see code_bit()
+  const f16* code_scale = nullptr;       // [code block][16], mean magnitude of the residual's coordinates; 0 beyond the last token
+  const int32_t* code_indptr = nullptr;  // [block * 16 + 1], first code block of each cluster
 };
 
 // Coordinates of one KV head's index: y = inverse * q; q' = rotation(signs * y); q.k = q'.x + q.mean_key for an indexed key k
@@ -45,6 +50,7 @@ struct ClusterHeadView {
   const int32_t* segment_first = nullptr;  // [num_segments + 1], first cluster id
   const int32_t* block_segment = nullptr;  // [blocks], which segment a block of 16 ids lies in
   int num_segments = 0;
+  ValueMoments moments;     // mean over all indexed tokens, with residual codes
   bool non_finite = false;  // an indexed key or value was NaN or Inf: attend densely
 
   QUORUM_HOST_DEVICE int num_cluster_slots() const { return num_segments == 0 ? 0 : segment_first[num_segments]; }
@@ -60,6 +66,7 @@ struct ClusterIndexView {
   int end_token = 0;
   IndexStorage storage = IndexStorage::int8;
   VarianceModel variance = VarianceModel::shared;
+  bool residual_codes = false;
 
   QUORUM_HOST_DEVICE bool empty() const { return begin_token >= end_token; }
 };
@@ -69,6 +76,7 @@ struct ClusterRef {
   const SegmentView* segment = nullptr;
   int local = 0;  // cluster within the segment
 
+  QUORUM_HOST_DEVICE int size() const { return int(segment->size[local]); }  // without a look at the list of tokens
   QUORUM_HOST_DEVICE int first() const { return segment->cluster_indptr[local]; }
   QUORUM_HOST_DEVICE int num_tokens() const { return segment->cluster_indptr[local + 1] - segment->cluster_indptr[local]; }
   QUORUM_HOST_DEVICE const int32_t* tokens() const { return segment->cluster_tokens + first(); }

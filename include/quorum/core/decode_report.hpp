@@ -7,27 +7,31 @@ namespace quorum {
 
 // Which way the output was computed.
 enum class DecodePath : uint8_t {
-  sparse,
+  sparse,             // whole clusters
+  sparse_tokens,      // single tokens by their residual codes
   dense_by_length,    // at most dense_below tokens, or nothing indexed
   dense_by_target,    // target_ratio is 1
   dense_by_policy,    // the certificate missed and the policy says dense
   dense_by_numerics,  // NaN, Inf or scores too far apart for the estimate: the output is what dense attention gives
+  dense_by_cost,      // so many single tokens were needed that reading everything is cheaper
   dense_by_capacity,  // more clusters than the plan was sized for
 };
 
-constexpr bool is_dense(DecodePath path) { return path != DecodePath::sparse; }
+constexpr bool is_dense(DecodePath path) { return path != DecodePath::sparse && path != DecodePath::sparse_tokens; }
 
 // Units: tokens and bytes are of the KV head and shared by its query heads (SelectionScope::group).
 struct HeadReport {
   int32_t tokens_read = 0;                  // keys and values attended: sinks, window and chosen clusters
   int32_t tokens_scored = 0;                // keys read, whether or not their cluster was kept; samples not counted
   int32_t tokens_sampled = 0;               // keys drawn from the unread rest, all rounds
+  int32_t tokens_coded = 0;                 // tokens whose residual codes were scanned
   int32_t clusters_used = 0;                // value means read for the tail
   int64_t bytes_read = 0;                   // keys, values, samples, index and query metric
   int64_t bytes_dense = 0;                  // what dense attention reads
   float attained_ratio_estimate = 1.0f;     // share of the weight that was read
   float attained_ratio_lower_bound = 1.0f;  // of the same, at `confidence`; 0 if nothing was sampled
   float confidence = 1.0f;                  // one-sided; 0 if nothing was sampled, 1 for dense
+  float error_estimate = 0.0f;              // of the output, relative; with DecodeOptions::target_error only
   int32_t rounds = 0;                       // widenings
   DecodePath path = DecodePath::sparse;
 };
@@ -36,11 +40,12 @@ struct HeadReport {
 struct StageTimes {
   double score = 0.0;   // the query's transform, centroids, always-read keys
   double select = 0.0;  // estimates and the order of clusters
+  double scan = 0.0;    // residual codes of the candidates
   double attend = 0.0;  // keys read in order, values, output
   double sample = 0.0;  // the sample of the rest
   double tail = 0.0;    // value means
 
-  double total() const { return score + select + attend + sample + tail; }
+  double total() const { return score + select + scan + attend + sample + tail; }
 };
 
 // Status of a whole call. Unless it is ok nothing was written. Every other fault is a path in the report.
@@ -51,6 +56,7 @@ enum class DecodeStatus : uint8_t {
   too_many_tokens,      // a sequence is longer than the plan was sized for
   too_many_workers,     // the executor runs more workers than the plan was sized for
   index_mismatch,       // an index has other heads or another head_dim, or covers more tokens than the cache
+  codes_missing,        // ReadUnit::tokens was planned, but an index was built without residual codes
   variance_mismatch,    // VarianceModel::diagonal was planned, but an index was built without it
   report_too_small,     // reports are wanted, but there is no room for num_sequences * num_qo_heads
   selection_too_small,  // select: a row needs more than `capacity` tokens; its count says how many
@@ -71,6 +77,8 @@ constexpr const char* status_message(DecodeStatus status) {
       return "decode: executor.num_workers() must be at most limits.num_workers";
     case DecodeStatus::index_mismatch:
       return "decode: index must have the plan's heads and head_dim and cover no more tokens than the cache";
+    case DecodeStatus::codes_missing:
+      return "decode: index must be built with residual_codes to read tokens";
     case DecodeStatus::variance_mismatch:
       return "decode: index must be built with VarianceModel::diagonal to decode with it";
     case DecodeStatus::report_too_small:

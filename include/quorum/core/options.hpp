@@ -20,8 +20,9 @@ enum class IndexStorage : uint8_t {
 
 // How an index is built. Defaults are the ones the accuracy tables were made with.
 struct IndexOptions {
-  // Mean number of tokens in a cluster. Doubling it halves the index and costs about 12 % more tokens at equal attained ratio.
-  int cluster_size = 16;
+  // Mean number of tokens in a cluster: 32 where residual codes choose among them, about 16 where clusters are read as a whole. Doubling it
+  // halves what scoring reads and costs about 12 % more tokens of whole clusters at equal attained ratio.
+  int cluster_size = 32;
   // Tokens clustered together. Longer segments find slightly better clusters; building costs segment_tokens / cluster_size
   // distances a token and iteration.
   int segment_tokens = 8192;
@@ -38,6 +39,9 @@ struct IndexOptions {
   IndexStorage storage = IndexStorage::int8;
   // `diagonal` stores head_dim + 4 more bytes a cluster and allows either model when decoding; otherwise none or shared.
   VarianceModel variance = VarianceModel::shared;
+  // One bit a coordinate and a scale for every token: lets decoding choose tokens inside clusters. head_dim / 8 + 2 bytes a token, a
+  // quarter more for the unfilled ends of clusters.
+  bool residual_codes = true;
   // Seeds the random rotation of the coordinates.
   uint64_t seed = 1;
 };
@@ -65,26 +69,52 @@ enum class SelectionScope : uint8_t {
   head,   // one set per query head: fewer tokens a head, more bytes in total; to study
 };
 
+// What is chosen and read.
+enum class ReadUnit : uint8_t {
+  automatic,  // tokens where the index has residual codes, clusters elsewhere
+  clusters,   // whole clusters
+  tokens,     // single tokens; every index must have residual codes
+};
+
 struct DecodeOptions {
   // Share of the attention weight to reach, (0, 1]; 1 attends to everything.
   float target_ratio = 0.9f;
   // Bounds on the indexed tokens chosen per KV head, in whole clusters; sinks and window come on top.
   int min_tokens = 0;
   int max_tokens = kMaxCount;
-  // If positive: ignore target_ratio and read the best clusters until this many tokens.
+  // If positive: ignore target_ratio and read the best clusters or tokens until this many tokens.
   int fixed_budget = 0;
+  // If positive, (0, 1): ignore target_ratio and choose tokens until the estimated error of the output, relative to its length, is no
+  // larger. Needs residual codes. An estimate, right on average: single heads and steps are off by a factor of up to 2.5
+  // (docs/algorithm.md).
+  float target_error = 0.0f;
   Tail tail = Tail::calibrated;
   CertificateOptions certificate;
   // Unread tokens drawn per KV head for the calibrated tail, 2..256; with a certificate its own number counts if it is larger.
   int num_samples = 64;
   VarianceModel variance = VarianceModel::shared;
   SelectionScope scope = SelectionScope::group;
+  ReadUnit unit = ReadUnit::automatic;
+  // Share of the weight whose clusters are looked at token by token, [0.5, 1]; 0: by what is asked for, see candidate_coverage().
+  float candidate_coverage = 0.0f;
   // Sequences with at most this many tokens are attended densely: about where a sparse step at target 0.9 begins to be the faster one
   // (measured: docs/performance.md).
   int dense_below = 2048;
   // Seeds the sample. The same seed, sequence and length draw the same tokens.
   uint64_t seed = 1;
 };
+
+// Share of every head's weight that candidate clusters must hold. A target ratio needs its tokens among them and wants the heavy ones that
+// clusters hide; a target error cannot be better than what is left outside allows. Measured: docs/performance.md.
+constexpr float candidate_coverage(const DecodeOptions& options) {
+  if (options.candidate_coverage > 0.0f) return options.candidate_coverage;
+  if (options.fixed_budget > 0) return 0.95f;
+  if (options.target_error > 0.0f) {
+    const float coverage = 1.0f - options.target_error;
+    return coverage < 0.9f ? 0.9f : coverage > 0.97f ? 0.97f : coverage;
+  }
+  return 1.0f - (1.0f - options.target_ratio) / 10.0f;
+}
 
 // Draws of one round.
 constexpr int samples_per_round(const DecodeOptions& options) {
@@ -130,6 +160,13 @@ inline void validate(const DecodeOptions& options, const char* function) {
   require(options.max_tokens >= options.min_tokens, function, "options.max_tokens", "at least options.min_tokens", options.max_tokens);
   require(options.fixed_budget >= 0, function, "options.fixed_budget", "at least 0", options.fixed_budget);
   require(options.num_samples >= 2 && options.num_samples <= 256, function, "options.num_samples", "2 to 256", options.num_samples);
+  require(options.candidate_coverage == 0.0f || (options.candidate_coverage >= 0.5f && options.candidate_coverage <= 1.0f), function,
+          "options.candidate_coverage", "0 or in [0.5, 1]", options.candidate_coverage);
+  require(options.target_error >= 0.0f && options.target_error < 1.0f, function, "options.target_error", "in [0, 1)", options.target_error);
+  require(options.target_error == 0.0f || options.unit != ReadUnit::clusters, function, "options.target_error", "0 with ReadUnit::clusters",
+          options.target_error);
+  require(options.target_error == 0.0f || !options.certificate.enabled, function, "options.target_error", "0 with a certificate",
+          options.target_error);
   require(options.dense_below >= 0, function, "options.dense_below", "at least 0", options.dense_below);
   validate(options.certificate, function);
 }

@@ -68,29 +68,41 @@ inline int list_used_clusters(const HeadTask& task, const ClusterHeadView& head,
   return clusters;
 }
 
-// Value means of the clusters at the listed positions into the worker's accumulators, a tile at a time; the rows of the next tile are asked
-// for meanwhile. means_of(cluster): the row of elements; factor_of(cluster): its scale; scale[g]: of head g's expected weights.
-template <class MeansOf, class FactorOf>
-inline void accumulate_value_means(const HeadTask& task, const ClusterHeadView& head, const int32_t* positions, int count,
-                                   const float* scale, MeansOf&& means_of, FactorOf&& factor_of) {
-  using Element = std::remove_cvref_t<decltype(*means_of(ClusterRef{}))>;
+// Value means of `count` clusters into the worker's accumulators, a tile at a time; the rows of the next tile are asked for meanwhile.
+// cluster_of(i): the cluster; weight_of(i, g): its weight for a head.
+template <class Element, class ClusterOf, class WeightOf>
+inline void accumulate_value_mean_rows(const HeadTask& task, int count, ClusterOf&& cluster_of, WeightOf&& weight_of) {
+  constexpr bool kInt8 = std::is_same_v<Element, int8_t>;
   const HeadRows weights = task.own().tile, out = task.own().accumulated;
   const int d = task.head_dim();
-  const auto cluster_of = [&](int i) { return cluster_at(head, task.shared->cluster[positions[i]]); };
-  for_each_tile(
-      0, count, kTileRows, d * int(sizeof(Element)), [&](int i) { return reinterpret_cast<const std::byte*>(means_of(cluster_of(i))); },
-      [&](int begin, const RowPointers& tile, const RowPointers& next) {
-        for (int i = 0; i < tile.count; ++i) {
-          const float factor = factor_of(cluster_of(begin + i));
-          for (int g = 0; g < task.num_heads; ++g)
-            weights.row(g)[i] = task.shared->ordered.row(g)[positions[begin + i]] * scale[g] * factor;
-        }
-        RowTile rows{tile.rows, next.rows, tile.count, next.count, d};
-        simd::for_head_blocks(task.num_heads, [&](auto heads, int first) {
-          simd::accumulate_tile<Element, heads()>(rows, weights.row(first), weights.stride, out.row(first), out.stride);
-          rows.num_prefetch = 0;
-        });
-      });
+  const auto row_of = [&](int i) {
+    const ClusterRef cluster = cluster_of(i);
+    const int64_t at = int64_t(cluster.local) * d;
+    if constexpr (kInt8)
+      return reinterpret_cast<const std::byte*>(cluster.segment->value_means + at);
+    else
+      return reinterpret_cast<const std::byte*>(cluster.segment->value_means_f32 + at);
+  };
+  for_each_tile(0, count, kTileRows, d * int(sizeof(Element)), row_of, [&](int begin, const RowPointers& tile, const RowPointers& next) {
+    for (int i = 0; i < tile.count; ++i) {
+      const ClusterRef cluster = cluster_of(begin + i);
+      const float factor = kInt8 ? cluster.segment->value_mean_scale[cluster.local] : 1.0f;
+      for (int g = 0; g < task.num_heads; ++g) weights.row(g)[i] = weight_of(begin + i, g) * factor;
+    }
+    RowTile rows{tile.rows, next.rows, tile.count, next.count, d};
+    simd::for_head_blocks(task.num_heads, [&](auto heads, int first) {
+      simd::accumulate_tile<Element, heads()>(rows, weights.row(first), weights.stride, out.row(first), out.stride);
+      rows.num_prefetch = 0;
+    });
+  });
+}
+template <class ClusterOf, class WeightOf>
+inline void accumulate_value_means(const HeadTask& task, const ClusterHeadView& head, int count, ClusterOf&& cluster_of,
+                                   WeightOf&& weight_of) {
+  if (head.segments[0].value_means != nullptr)
+    accumulate_value_mean_rows<int8_t>(task, count, cluster_of, weight_of);
+  else
+    accumulate_value_mean_rows<float>(task, count, cluster_of, weight_of);
 }
 
 // The unread rest by value means (algorithm.md eq. 12). amount[g]: weight it stands for. Post: amount_used[g] is what really entered.
@@ -108,16 +120,14 @@ inline int attend_tail(const HeadTask& task, const ClusterHeadView& head, const 
     scale[g] = float(tail_scale(amount[g], used[g]));
     amount_used[g] = used[g] > 0.0 ? amount[g] : 0.0;
   }
-  const int64_t d = task.head_dim();
-  if (head.segments[0].value_means != nullptr)
-    accumulate_value_means(
-        task, head, positions, num_own, scale, [d](ClusterRef cluster) { return cluster.segment->value_means + cluster.local * d; },
-        [](ClusterRef cluster) { return cluster.segment->value_mean_scale[cluster.local]; });
-  else
-    accumulate_value_means(
-        task, head, positions, num_own, scale, [d](ClusterRef cluster) { return cluster.segment->value_means_f32 + cluster.local * d; },
-        [](ClusterRef) { return 1.0f; });
+  accumulate_value_means(
+      task, head, num_own, [&](int i) { return cluster_at(head, task.shared->cluster[positions[i]]); },
+      [&](int i, int g) { return task.shared->ordered.row(g)[positions[i]] * scale[g]; });
   return clusters;
+}
+
+inline void clear_accumulated(const HeadTask& task) {
+  for (int g = 0; g < task.num_heads; ++g) std::fill_n(task.own().accumulated.row(g), padded_dim(task.head_dim()), 0.0f);
 }
 
 // Values of list entries [first, last) by shared.weights into own().accumulated.
@@ -128,6 +138,23 @@ inline void attend_listed_values(const HeadTask& task, int first, int last) {
       [&](int begin, const RowPointers& tile, const RowPointers& next) {
         const HeadRows weights{task.shared->weights.data + begin, task.shared->weights.stride};
         task.kernels.accumulate({tile.rows, next.rows, tile.count, next.count, task.head_dim()}, weights, task.own().accumulated);
+      });
+}
+
+// Keys and values of list entries [first, last) at once: exact weights, whose sums are added to sum[g], into own().accumulated. Where keys
+// need not be known before values are wanted, one pass keeps memory busier than two.
+inline void attend_listed(const HeadTask& task, const ReadState& state, int first, int last, double* sum) {
+  const int row_bytes = task.head_dim() * element_bytes(task.kv.type), rows = tile_rows(task.head_dim(), task.kv.type);
+  const HeadRows weights = task.own().tile;
+  for_each_tile(
+      first, last, rows, row_bytes, [&](int i) { return task.kv.key_row(task.shared->tokens[i], task.kv_head); },
+      [&](int begin, const RowPointers& keys, const RowPointers& next) {
+        RowPointers values;
+        values.count = keys.count;
+        for (int i = 0; i < keys.count; ++i) values.rows[i] = task.kv.value_row(task.shared->tokens[begin + i], task.kv_head);
+        task.kernels.score({keys.rows, values.rows, keys.count, values.count, task.head_dim()}, task.own().queries, weights);
+        for (int g = 0; g < task.num_heads; ++g) sum[g] += double(weigh_scores(weights.row(g), keys.count, state.reference[g]));
+        task.kernels.accumulate({values.rows, next.rows, values.count, next.count, task.head_dim()}, weights, task.own().accumulated);
       });
 }
 

@@ -127,6 +127,7 @@ class ClusterIndex {
       for (size_t s = 0; s < num_segments; ++s) {
         segment_views_[h * num_segments + s] = segments_[s]->heads[h].view();
         head.non_finite = head.non_finite || segments_[s]->heads[h].non_finite;
+        add_moments(segments_[s]->heads[h].moments, float(segments_[s]->num_tokens()), head.moments);
       }
       if (num_segments > 0) head.metric = metrics_[h].view();
       head.segments = segment_views_.data() + h * num_segments;
@@ -140,7 +141,16 @@ class ClusterIndex {
              options_.num_sink_tokens,
              num_segments == 0 ? options_.num_sink_tokens : segments_.back()->end_token,
              options_.storage,
-             options_.variance};
+             options_.variance,
+             options_.residual_codes};
+  }
+
+  // Adds a segment's means to those of a head, by its share of all indexed tokens.
+  void add_moments(const ValueMoments& segment, float num_tokens, ValueMoments& head) const {
+    const float share = num_tokens / float(end_token() - options_.num_sink_tokens);
+    head.spread += share * segment.spread;
+    head.mean_square += share * segment.mean_square;
+    head.code_scale += share * segment.code_scale;
   }
 
   AttentionShape shape_;

@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "quorum/cpu/attend_values.hpp"
+#include "quorum/cpu/attend_coded_rest.hpp"
 #include "quorum/cpu/dense_attention.hpp"
 #include "quorum/cpu/select_tokens.hpp"
 
@@ -67,12 +67,9 @@ class Decoder {
     if (status != DecodeStatus::ok) return status;
     run_tasks(queries, sequences, executor, [&](const cpu::HeadTask& task, const SequenceView& sequence) {
       cpu::Choice choice = choose(task, sequence);
-      double amount[kMaxGroupSize] = {};
       int clusters_used = 0;
-      if (is_dense(choice.path))
-        cpu::attend_densely(task, out);
-      else
-        clusters_used = attend(task, *sequence.index, choice, amount, out);
+      if (!is_dense(choice.path)) clusters_used = attend(task, *sequence.index, choice, out);
+      if (is_dense(choice.path)) cpu::attend_densely(task, out);
       report(task, sequence, choice, clusters_used, reports);
     });
     return DecodeStatus::ok;
@@ -106,7 +103,8 @@ class Decoder {
   StageTimes stage_times() const noexcept {
     StageTimes sum;
     for (const auto& worker : workers_)
-      for (const auto stage : {&StageTimes::score, &StageTimes::select, &StageTimes::attend, &StageTimes::sample, &StageTimes::tail})
+      for (const auto stage :
+           {&StageTimes::score, &StageTimes::select, &StageTimes::scan, &StageTimes::attend, &StageTimes::sample, &StageTimes::tail})
         sum.*stage += worker.clock.times().*stage;
     return sum;
   }
@@ -119,7 +117,12 @@ class Decoder {
   static cpu::ScratchLimits scratch_limits(const AttentionShape& shape, const DecodeOptions& options, const DecodeLimits& limits) {
     const int slots = limits.max_clusters > 0 ? limits.max_clusters : limits.max_tokens / 4 + kClusterBlock;
     const int heads = options.scope == SelectionScope::group ? shape.group_size() : 1;
-    return {heads, shape.head_dim, limits.max_tokens, int(round_up(slots, kClusterBlock)), samples_per_round(options)};
+    return {heads,
+            shape.head_dim,
+            limits.max_tokens,
+            int(round_up(slots, kClusterBlock)),
+            samples_per_round(options),
+            options.unit != ReadUnit::clusters};
   }
   cpu::ScratchLimits scratch_limits() const { return scratch_limits(shape_, options_, limits_); }
 
@@ -144,6 +147,8 @@ class Decoder {
       if (index.num_kv_heads != shape_.num_kv_heads || index.head_dim != shape_.head_dim ||
           (!index.empty() && index.end_token > sequence.kv.num_tokens))
         return DecodeStatus::index_mismatch;
+      const bool needs_codes = options_.unit == ReadUnit::tokens || options_.target_error > 0.0f;
+      if (needs_codes && !index.empty() && !index.residual_codes) return DecodeStatus::codes_missing;
       if (options_.variance == VarianceModel::diagonal && !index.empty() && index.variance != VarianceModel::diagonal)
         return DecodeStatus::variance_mismatch;
     }
@@ -183,29 +188,86 @@ class Decoder {
   cpu::Choice choose(const cpu::HeadTask& task, const SequenceView& sequence) const noexcept {
     cpu::Choice choice;
     choice.path = cpu::first_path(task, sequence.index, options_, scratch_limits().max_cluster_slots);
-    if (choice.path == DecodePath::sparse) choice = cpu::choose_tokens(task, *sequence.index, options_, z_);
+    if (!is_dense(choice.path)) choice = cpu::choose_tokens(task, *sequence.index, options_, z_);
     return choice;
   }
 
-  // Values, tail and division. Returns the number of value means read.
-  int attend(const cpu::HeadTask& task, const ClusterIndexView& index, const cpu::Choice& choice, double* amount,
-             const AttentionOutput& out) const noexcept {
-    const cpu::ReadState& state = choice.state;
-    for (int g = 0; g < task.num_heads; ++g) {
-      std::fill_n(task.own().accumulated.row(g), padded_dim(shape_.head_dim), 0.0f);
-      amount[g] = options_.tail == Tail::calibrated ? choice.believed_rest(g, options_.variance) : state.rest[g];
-    }
-    int clusters_used = 0;
+  // Values, tail and division. Returns the number of value means read. Post: nothing is written if keys that are read only here leave the
+  // range of the estimates; the path says so.
+  int attend(const cpu::HeadTask& task, const ClusterIndexView& index, cpu::Choice& choice, const AttentionOutput& out) const noexcept {
+    cpu::ReadState& state = choice.state;
+    const ClusterHeadView& head = index.heads[task.kv_head];
+    int clusters_used = 0, first = 0;
     double total[kMaxGroupSize] = {};
-    if (options_.tail != Tail::drop && state.stop < state.num_clusters)
-      clusters_used = cpu::attend_tail(task, index.heads[task.kv_head], state, amount, total);
+    if (choice.path == DecodePath::sparse_tokens) {
+      clusters_used = attend_coded(task, head, choice, total);
+      if (choice.coded.attended && options_.tail != Tail::drop) first = state.num_always;  // sinks and window entered with the rest
+    } else {
+      clusters_used = attend_clusters(task, head, choice, total);
+    }
     task.own().clock.end(&StageTimes::tail);
+    const int pending = choice.coded.pending, known = state.num_always + state.num_tokens - pending - first;
+    cpu::attend_listed_values(task, first + task.team.first(known), first + task.team.last(known));
+    if (pending > 0) attend_pending(task, choice);
+    if (is_dense(choice.path)) return 0;
     for (int g = 0; g < task.num_heads; ++g) total[g] += state.read[g];
-    const int listed = state.num_always + state.num_tokens;
-    cpu::attend_listed_values(task, task.team.first(listed), task.team.last(listed));
     cpu::finish_output(task, state, total, out);
     task.own().clock.end(&StageTimes::attend);
     return clusters_used;
+  }
+
+  // Tokens whose keys have not been read yet. Post: they count as read.
+  void attend_pending(const cpu::HeadTask& task, cpu::Choice& choice) const noexcept {
+    cpu::ReadState& state = choice.state;
+    const int begin = state.num_always + state.num_tokens - choice.coded.pending;
+    double* own = task.own().always;
+    std::fill_n(own, task.num_heads, 0.0);
+    cpu::attend_listed(task, state, begin + task.team.first(choice.coded.pending), begin + task.team.last(choice.coded.pending), own);
+    task.team.sync();
+    for (int w = 0; w < task.team.num_workers; ++w)
+      for (int g = 0; g < task.num_heads; ++g) state.read[g] += task.workers[w].always[g];
+    choice.coded.pending = 0;
+    if (!cpu::in_range(task, state.read)) choice.path = DecodePath::dense_by_numerics;
+  }
+
+  // The rest that whole clusters left. total[g]: weight that entered.
+  int attend_clusters(const cpu::HeadTask& task, const ClusterHeadView& head, const cpu::Choice& choice, double* total) const noexcept {
+    cpu::clear_accumulated(task);
+    if (options_.tail == Tail::drop || choice.state.stop == choice.state.num_clusters) return 0;
+    double amount[kMaxGroupSize];
+    for (int g = 0; g < task.num_heads; ++g)
+      amount[g] = options_.tail == Tail::calibrated ? choice.believed_rest(g, options_.variance) : choice.state.rest[g];
+    return cpu::attend_tail(task, head, choice.state, amount, total);
+  }
+
+  // The rest that reading by codes left. total[g]: weight of it that entered.
+  int attend_coded(const cpu::HeadTask& task, const ClusterHeadView& head, const cpu::Choice& choice, double* total) const noexcept {
+    const cpu::CodedState& coded = choice.coded;
+    if (options_.tail == Tail::drop) {
+      cpu::clear_accumulated(task);
+      return 0;
+    }
+    if (coded.attended) {
+      cpu::correct_coded_rest(task, head, coded);
+      for (int g = 0; g < task.num_heads; ++g) total[g] = coded.coded[g] + coded.outside[g];
+    } else {
+      cpu::clear_accumulated(task);
+      float scale[kMaxGroupSize];
+      for (int g = 0; g < task.num_heads; ++g) {
+        const double rest = coded.coded[g] + (coded.used_outside[g] > 0.0 ? coded.outside[g] : 0.0);
+        total[g] = rest > 0.0 ? coded_amount(choice, g) : 0.0;
+        scale[g] = tail_scale(float(total[g]), float(rest));
+      }
+      cpu::attend_coded_rest(task, head, coded, scale);
+    }
+    return coded.candidates.clusters + coded.num_outside;
+  }
+
+  // Weight that the coded rest of a head stands for.
+  double coded_amount(const cpu::Choice& choice, int head) const noexcept {
+    const double by_code = choice.coded.coded[head] + choice.coded.outside[head];
+    if (!choice.sampled) return by_code;
+    return double(believed_rest(choice.sampled_rest[head], float(by_code), sample_trust(options_.variance)));
   }
 
   void report(const cpu::HeadTask& task, const SequenceView& sequence, const cpu::Choice& choice, int clusters_used,
@@ -231,15 +293,19 @@ class Decoder {
     report.tokens_scored = state.num_always + state.scored_tokens;
     report.tokens_sampled = state.num_sampled;
     report.clusters_used = clusters_used;
+    const bool by_tokens = choice.path == DecodePath::sparse_tokens;
+    if (by_tokens) report.tokens_coded = choice.coded.candidates.tokens;
+    if (by_tokens && options_.target_error > 0.0f) report.error_estimate = float(choice.coded.error(head));
     const int64_t mean_bytes = index.storage == IndexStorage::int8 ? d + 4 : 4 * d;
     const int64_t metric_bytes = 2 * padded_dim(shape_.head_dim) * d + 12 * d;
     report.bytes_read =
         row * (report.tokens_read + report.tokens_scored + report.tokens_sampled) + metric_bytes + clusters_used * mean_bytes +
         index.heads[task.kv_head].num_cluster_slots() * score_bytes_per_cluster(shape_.head_dim, index.storage, options_.variance) +
         4 * state.scored_tokens;
+    if (by_tokens) report.bytes_read += choice.coded.candidates.blocks * kCodeBlock * code_bytes_per_token(shape_.head_dim);
     report.rounds = choice.rounds;
-    const bool complete = state.stop == state.num_clusters;
-    const float read = float(state.read[head]);
+    const bool complete = by_tokens ? state.num_tokens == choice.coded.indexed_tokens : state.stop == state.num_clusters;
+    const float read = float(state.read[head] + (choice.coded.pending > 0 ? choice.coded.pending_weight[head] : 0.0));
     report.attained_ratio_estimate = attained_ratio(read, float(choice.believed_rest(head, options_.variance)));
     if (complete) {
       report.confidence = report.attained_ratio_lower_bound = 1.0f;

@@ -34,10 +34,11 @@ inline void share_rest(const HeadTask& task, const ReadState& state) {
   task.team.sync();
 }
 
-// One drawn token and how many tokens it stands for.
+// One drawn token, how many tokens it stands for, and of which stratum it is.
 struct Draw {
   int32_t token;
   float scale;
+  int stratum;
 };
 
 // The random points of a sample: stratum s of n takes one point of [s, s + 1) / n of the cumulative distribution.
@@ -70,9 +71,37 @@ inline void resolve_draws(const HeadTask& task, const ClusterRef* drawn, Draw* d
   }
 }
 
-// The draws that fall into the worker's part of the positions. Returns the first stratum; draws are of it and the following ones.
-inline int draw_tokens(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, const ReadState& state, Draw* draws,
-                       int& num_draws) {
+// Goes through the strata of a sample as the cumulative distribution grows.
+class StratumCursor {
+ public:
+  // Stands at the first stratum whose point is not below `before`.
+  StratumCursor(const SamplePoints& points, double before) : points_(points) {
+    do {
+      next_ = stratum_ < points_.num_samples ? points_.point(stratum_) : kBeyondAll;
+    } while (next_ < before && ++stratum_ <= points_.num_samples);
+  }
+  bool done() const { return stratum_ >= points_.num_samples; }
+  double next() const { return next_; }
+  // Calls draw(stratum) for all strata from here on whose points lie below `limit`.
+  template <class Draw>
+  void advance(double limit, Draw&& draw) {
+    while (!done() && next_ < limit) {
+      draw(stratum_);
+      next_ = ++stratum_ < points_.num_samples ? points_.point(stratum_) : kBeyondAll;
+    }
+  }
+  // Above every point: the last entry takes what rounding of the cumulative sum would leave over.
+  static constexpr double kBeyondAll = 2.0;
+
+ private:
+  SamplePoints points_;
+  int stratum_ = 0;
+  double next_ = 0.0;
+};
+
+// The draws that fall into the worker's part of the positions.
+inline int draw_tokens(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, const ReadState& state,
+                       Draw* draws) {
   const int count = state.num_clusters - state.stop;
   ClusterRef drawn[kMaxSamples];
   double share_sum = 0.0, size_sum = 0.0, before = 0.0;
@@ -84,37 +113,34 @@ inline int draw_tokens(const HeadTask& task, const ClusterHeadView& head, const 
   for (int w = 0; w < task.team.worker; ++w) before += rule.probability(task.workers[w].share_sum, task.workers[w].size_sum);
   const double after = before + rule.probability(task.own().share_sum, task.own().size_sum);
   const SamplePoints points = sample_points(task, options, state);
-  int stratum = 0;
-  while (stratum < points.num_samples && points.point(stratum) < before) ++stratum;
-  const int first_stratum = stratum, last = state.stop + task.team.last(count);
+  StratumCursor cursor(points, before);
+  const int last = state.stop + task.team.last(count);
   const bool takes_all = task.team.worker == task.team.num_workers - 1;
-  double cumulative = before, next = stratum < points.num_samples ? points.point(stratum) : 2.0;
-  num_draws = 0;
-  for (int position = state.stop + task.team.first(count); position < last && stratum < points.num_samples; ++position) {
-    const double probability = rule.probability(double(task.shared->share[position]), double(task.shared->size[position]));
+  double cumulative = before;
+  int num_draws = 0;
+  for (int position = state.stop + task.team.first(count); position < last && !cursor.done(); ++position) {
+    const int size = task.shared->size[position];
+    const double probability = rule.probability(double(task.shared->share[position]), double(size));
     cumulative += probability;
-    // The last position of a worker takes what rounding of the cumulative sum would leave over.
-    const double limit = position + 1 < last ? cumulative : takes_all ? 2.0 : after;
-    while (stratum < points.num_samples && next < limit) {
-      const ClusterRef cluster = cluster_at(head, task.shared->cluster[position]);
-      simd::prefetch(cluster.segment->cluster_indptr + cluster.local);
-      drawn[num_draws] = cluster;
-      draws[num_draws++] = {points.token_of(stratum, task.shared->size[position]),
-                            float(double(task.shared->size[position]) / (probability * points.num_samples))};
-      next = ++stratum < points.num_samples ? points.point(stratum) : 2.0;
-    }
+    cursor.advance(
+        position + 1 < last ? cumulative
+        : takes_all         ? StratumCursor::kBeyondAll
+                            : after,
+        [&](int stratum) {
+          const ClusterRef cluster = cluster_at(head, task.shared->cluster[position]);
+          simd::prefetch(cluster.segment->cluster_indptr + cluster.local);
+          drawn[num_draws] = cluster;
+          draws[num_draws++] = {points.token_of(stratum, size), float(double(size) / (probability * points.num_samples)), stratum};
+        });
   }
   resolve_draws(task, drawn, draws, num_draws);
-  return first_stratum;
+  return num_draws;
 }
 
-// Samples the rest once. Post: `rest[g]` holds the sampled weight of what is unread, in the units of the state.
-// Cost: num_samples keys for the group, and one pass over the unread clusters' estimates. Every worker gets the same result.
-inline void sample_rest(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, ReadState& state,
+// Exact weights of the worker's draws, and the sampled sum of all workers' draws.
+// Post: every worker has the same rest[g], in the units of the state; one barrier inside.
+inline void weigh_draws(const HeadTask& task, const DecodeOptions& options, const Draw* draws, int num_draws, ReadState& state,
                         SampledRest* rest) {
-  Draw draws[kMaxSamples];
-  int num_draws = 0;
-  const int first = draw_tokens(task, head, options, state, draws, num_draws);
   for (int begin = 0; begin < num_draws; begin += kTileRows) {
     RowPointers keys;
     keys.count = std::min(kTileRows, num_draws - begin);
@@ -123,7 +149,7 @@ inline void sample_rest(const HeadTask& task, const ClusterHeadView& head, const
     for (int g = 0; g < task.num_heads; ++g) {
       weigh_scores(task.own().tile.row(g), keys.count, state.reference[g]);
       for (int i = 0; i < keys.count; ++i)
-        task.shared->contributions.row(g)[first + begin + i] = task.own().tile.row(g)[i] * draws[begin + i].scale;
+        task.shared->contributions.row(g)[draws[begin + i].stratum] = task.own().tile.row(g)[i] * draws[begin + i].scale;
     }
   }
   task.team.sync();
@@ -133,6 +159,14 @@ inline void sample_rest(const HeadTask& task, const ClusterHeadView& head, const
     rest[g] = sum.result();
   }
   state.num_sampled += samples_per_round(options);
+}
+
+// Samples the rest once. Post: `rest[g]` holds the sampled weight of what is unread, in the units of the state.
+// Cost: num_samples keys for the group, and one pass over the unread clusters' estimates. Every worker gets the same result.
+inline void sample_rest(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, ReadState& state,
+                        SampledRest* rest) {
+  Draw draws[kMaxSamples];
+  weigh_draws(task, options, draws, draw_tokens(task, head, options, state, draws), state, rest);
 }
 
 }  // namespace quorum::cpu

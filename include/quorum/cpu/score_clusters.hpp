@@ -13,6 +13,7 @@ namespace quorum::cpu {
 struct IndexQueries {
   float mean_score[kMaxGroupSize];        // q . mean_key
   float half_variance[kMaxGroupSize];     // half the score variance of a cluster of spread 1
+  float square[kMaxGroupSize];            // |q'|^2
   float step[kMaxGroupSize];              // value of one step of the int8 query
   int32_t zero_point_dot[kMaxGroupSize];  // what the centroids' zero point adds to an int8 dot product
 };
@@ -44,6 +45,7 @@ inline IndexQueries prepare_queries(const HeadTask& task, const QueryMetricView&
     const float sum = simd::dot(task.own().queries.row(g), metric.mean_key, dim);
     out.mean_score[g] = sum;
     out.half_variance[g] = 0.5f * simd::weighted_square_sum(y, metric.eigenvalues, dim);
+    out.square[g] = simd::dot(x, x, dim);
     out.step[g] = std::max(simd::largest_magnitude(x, dim), 1e-20f) / 127.0f;
     out.zero_point_dot[g] =
         kCentroidZero * simd::quantise(x, out.step[g], dim, task.own().quantised + int64_t(g) * task.own().rotated.stride);
@@ -94,9 +96,10 @@ inline void add_diagonal_variance(const HeadTask& task, const SegmentView& segme
 
 // Log of the expected weight of a token for blocks [first, last) of cluster ids, all heads; the largest goes to own().max_score.
 //
-// Method: algorithm.md eq. 5. Empty clusters get -inf. Cost: head_dim + 12 bytes a cluster (int8), read once for the group.
+// Method: algorithm.md eq. 5; limited: by its second form. Empty clusters get -inf. Cost: head_dim + 12 bytes a cluster (int8), read once
+// for the group.
 inline void score_blocks(const HeadTask& task, const ClusterHeadView& head, VarianceModel model, const IndexQueries& queries, int first,
-                         int last) {
+                         int last, bool limited = false) {
   using simd::Vector;
   Vector largest[kMaxGroupSize];
   for (int g = 0; g < task.num_heads; ++g) largest[g] = Vector(-kInfinity);
@@ -113,7 +116,9 @@ inline void score_blocks(const HeadTask& task, const ClusterHeadView& head, Vari
       for (int lane = 0; lane < kClusterBlock; lane += simd::kVectorSize) {
         const int cluster = local * kClusterBlock + lane;
         const Vector score = simd::load(scores + g * kClusterBlock + lane) + Vector(queries.mean_score[g]);
-        const Vector weight = token_log_weight(score, simd::load(segment.spread + cluster), Vector(half_variance));
+        const Vector spread = simd::load(segment.spread + cluster);
+        const Vector weight = limited ? limited_token_log_weight(score, spread, Vector(half_variance))
+                                      : token_log_weight(score, spread, Vector(half_variance));
         const Vector value = simd::where_positive(simd::load(segment.size + cluster), weight, Vector(-kInfinity));
         simd::store(out + lane, value);
         largest[g] = simd::maximum(value, largest[g]);
@@ -143,6 +148,11 @@ inline void weigh_blocks(const HeadTask& task, const ClusterHeadView& head, cons
     }
     task.own().estimate[g] = total;
   }
+}
+
+// Expected weight of a cluster for one head, once weigh_blocks() has been there.
+inline float cluster_estimate(const HeadTask& task, int cluster, int head) {
+  return task.shared->estimate[(int64_t(cluster / kClusterBlock) * task.num_heads + head) * kClusterBlock + cluster % kClusterBlock];
 }
 
 }  // namespace quorum::cpu

@@ -12,6 +12,7 @@ namespace quorum::cpu {
 struct HeadSegment {
   int num_clusters = 0;
   bool non_finite = false;  // a key or value of the segment is NaN or Inf
+  ValueMoments moments;     // with residual codes
   AlignedVector<uint8_t> centroids;
   AlignedVector<float> centroid_scale;
   AlignedVector<float> centroids_f32;
@@ -24,6 +25,9 @@ struct HeadSegment {
   AlignedVector<float> value_means_f32;
   AlignedVector<uint8_t> residual_variance;
   AlignedVector<float> variance_scale;
+  AlignedVector<uint8_t> codes;
+  AlignedVector<f16> code_scale;
+  AlignedVector<int32_t> code_indptr;
 
   SegmentView view() const {
     const auto pointer = [](const auto& v) { return v.empty() ? nullptr : v.data(); };
@@ -41,13 +45,16 @@ struct HeadSegment {
     view.value_means_f32 = pointer(value_means_f32);
     view.residual_variance = pointer(residual_variance);
     view.variance_scale = pointer(variance_scale);
+    view.codes = pointer(codes);
+    view.code_scale = pointer(code_scale);
+    view.code_indptr = pointer(code_indptr);
     return view;
   }
   int64_t bytes() const {
     return content_bytes(centroids) + content_bytes(centroid_scale) + content_bytes(centroids_f32) + content_bytes(spread) +
            content_bytes(size) + content_bytes(cluster_indptr) + content_bytes(cluster_tokens) + content_bytes(value_means) +
            content_bytes(value_mean_scale) + content_bytes(value_means_f32) + content_bytes(residual_variance) +
-           content_bytes(variance_scale);
+           content_bytes(variance_scale) + content_bytes(codes) + content_bytes(code_scale) + content_bytes(code_indptr);
   }
 };
 

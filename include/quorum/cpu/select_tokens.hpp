@@ -4,7 +4,9 @@
 #include <vector>
 
 #include "quorum/core/selection_view.hpp"
-#include "quorum/cpu/sample_rest.hpp"
+#include "quorum/cpu/model_error.hpp"
+#include "quorum/cpu/sample_coded_rest.hpp"
+#include "quorum/cpu/weigh_candidates.hpp"
 
 namespace quorum {
 
@@ -14,6 +16,7 @@ namespace cpu {
 struct Choice {
   DecodePath path = DecodePath::sparse;
   ReadState state;
+  CodedState coded;  // DecodePath::sparse_tokens
   SampledRest sampled_rest[kMaxGroupSize];
   bool sampled = false;
   int rounds = 0;
@@ -28,46 +31,17 @@ struct Choice {
 
 // Beyond these the exact weights have left the range in which the estimates' reference is a good one.
 inline constexpr double kMinReadWeight = 1e-25, kMaxReadWeight = 1e25;
+inline bool in_range(const HeadTask& task, const double* read) {
+  for (int g = 0; g < task.num_heads; ++g)
+    if (!(read[g] > kMinReadWeight && read[g] < kMaxReadWeight)) return false;
+  return true;
+}
 
-// Scores all clusters and fills totals and the reading order. Returns false if a query, key or estimate is not finite.
-inline bool order_clusters(const HeadTask& task, const ClusterIndexView& index, const ClusterHeadView& head, VarianceModel model,
-                           ReadState& state) {
+// Fills the reading order of whole clusters.
+inline void order_clusters(const HeadTask& task, const ClusterHeadView& head, const ClusterWeights& weights, ReadState& state) {
   const Team& team = task.team;
-  StageClock& clock = task.own().clock;
-  clock.start();
-  load_queries(task);
-  const int output_blocks = padded_dim(task.head_dim()) / 16;
-  transform_blocks(task, head.metric, team.first(output_blocks), team.last(output_blocks));
-  team.sync();
-  const IndexQueries queries = prepare_queries(task, head.metric);
   const int first = team.first(head.num_blocks()), last = team.last(head.num_blocks());
-  score_blocks(task, head, model, queries, first, last);
-  score_always_tokens(task, index, state);
-  team.sync();
-  clock.end(&StageTimes::score);
-  for (int g = 0; g < task.num_heads; ++g) {
-    state.reference[g] = -kInfinity;
-    for (int w = 0; w < team.num_workers; ++w) state.reference[g] = std::max(state.reference[g], task.workers[w].max_score[g]);
-    if (!std::isfinite(state.reference[g])) state.reference[g] = 0.0f;  // ends as a sum that is not finite
-  }
-  weigh_blocks(task, head, state.reference, first, last);
-  weigh_always_tokens(task, state);
-  team.sync();
-  float log_total[kMaxGroupSize];
-  bool finite = true;
-  for (int g = 0; g < task.num_heads; ++g) {
-    state.read[g] = state.rest[g] = 0.0;
-    state.rest_factor[g] = 1.0;
-    for (int w = 0; w < team.num_workers; ++w) {
-      state.read[g] += task.workers[w].always[g];
-      state.rest[g] += task.workers[w].estimate[g];
-    }
-    const double total = state.read[g] + state.rest[g];
-    finite = finite && std::isfinite(total) && std::isfinite(queries.step[g]) && total > 0.0;
-    log_total[g] = state.reference[g] + float(std::log(total));
-  }
-  if (!finite) return false;
-  fill_buckets(task, head, log_total, first, last);
+  fill_buckets(task, head, weights.log_total, first, last);
   team.sync();
   int32_t place[kNumOrderBuckets];
   state.num_clusters = place_buckets(task, place);
@@ -76,8 +50,7 @@ inline bool order_clusters(const HeadTask& task, const ClusterIndexView& index, 
   team.sync();
   gather_estimates(task, team.first(state.num_clusters), team.last(state.num_clusters));
   team.sync();
-  clock.end(&StageTimes::select);
-  return true;
+  task.own().clock.end(&StageTimes::select);
 }
 
 // True if the certified bound of every head meets the target.
@@ -87,29 +60,64 @@ inline bool bound_holds(const HeadTask& task, const DecodeOptions& options, floa
   return true;
 }
 
+// Reading by whole clusters.
+struct ClusterReader {
+  const HeadTask& task;
+  const ClusterHeadView& head;
+  const DecodeOptions& options;
+  Choice& choice;
+
+  void read() const { read_keys(task, head, options, choice.state); }
+  bool complete() const { return choice.state.stop == choice.state.num_clusters; }
+  bool wants_sample() const { return options.certificate.enabled || options.tail == Tail::calibrated; }
+  void sample(bool keys_too) const {
+    share_rest(task, choice.state);
+    if (keys_too) sample_rest(task, head, options, choice.state, choice.sampled_rest);
+  }
+};
+
+// Reading by single tokens.
+struct TokenReader {
+  const HeadTask& task;
+  const ClusterHeadView& head;
+  const DecodeOptions& options;
+  Choice& choice;
+
+  void read() const { read_tokens(task, head, options, choice.coded, choice.state); }
+  bool complete() const { return choice.state.num_tokens == choice.coded.indexed_tokens; }
+  // Codes know the amount of the rest better than a sample that is worth its keys (docs/algorithm.md section 7).
+  bool wants_sample() const { return options.certificate.enabled; }
+  void sample(bool keys_too) const {
+    if (keys_too) sample_coded_rest(task, head, options, choice.coded, choice.state, choice.sampled_rest);
+  }
+};
+
 // Reads on until estimates, sample and policy agree that it is enough (algorithm.md section 5).
-inline void read_and_certify(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, float z, Choice& choice) {
+template <class Reader>
+void read_and_certify(const Reader& reader, float z) {
+  const HeadTask& task = reader.task;
+  const DecodeOptions& options = reader.options;
+  Choice& choice = reader.choice;
   ReadState& state = choice.state;
-  const bool wants_sample = options.certificate.enabled || options.tail == Tail::calibrated;
+  const bool wants_sample = reader.wants_sample();
   StageClock& clock = task.own().clock;
   while (true) {
-    read_keys(task, head, options, state);
+    reader.read();
     clock.end(&StageTimes::attend);
     std::fill_n(choice.sampled_rest, task.num_heads, SampledRest{});
     choice.sampled = wants_sample;
-    if (state.stop == state.num_clusters) return;
-    if (wants_sample || options.tail != Tail::drop) share_rest(task, state);
+    if (reader.complete()) return;
+    if (wants_sample || options.tail != Tail::drop) reader.sample(wants_sample);
     if (!wants_sample) return;
-    sample_rest(task, head, options, state, choice.sampled_rest);
     clock.end(&StageTimes::sample);
     if (!options.certificate.enabled || bound_holds(task, options, z, choice)) return;
     const bool may_widen = options.certificate.policy != MissPolicy::accept && options.fixed_budget == 0;
-    const int stop_before = state.stop;
+    const int tokens_before = state.num_tokens;
     if (may_widen && choice.rounds < options.certificate.max_rounds) {
       for (int g = 0; g < task.num_heads; ++g)
         if (state.rest[g] > 0.0) state.rest_factor[g] = choice.rest_bound(g, z) / state.rest[g];
-      read_keys(task, head, options, state);
-      if (state.stop > stop_before) {
+      reader.read();
+      if (state.num_tokens > tokens_before) {
         ++choice.rounds;
         continue;
       }
@@ -122,23 +130,53 @@ inline void read_and_certify(const HeadTask& task, const ClusterHeadView& head, 
 // Which way a task goes before anything is computed.
 inline DecodePath first_path(const HeadTask& task, const ClusterIndexView* index, const DecodeOptions& options, int max_cluster_slots) {
   if (index == nullptr || index->empty() || task.kv.num_tokens <= options.dense_below) return DecodePath::dense_by_length;
-  if (options.target_ratio >= 1.0f && options.fixed_budget == 0) return DecodePath::dense_by_target;
+  if (options.target_ratio >= 1.0f && options.fixed_budget == 0 && options.target_error == 0.0f) return DecodePath::dense_by_target;
   if (index->heads[task.kv_head].non_finite) return DecodePath::dense_by_numerics;
   if (index->heads[task.kv_head].num_cluster_slots() > max_cluster_slots) return DecodePath::dense_by_capacity;
   return DecodePath::sparse;
+}
+
+// Whether single tokens are chosen rather than whole clusters.
+inline bool reads_tokens(const DecodeOptions& options, const ClusterIndexView& index) {
+  return options.unit != ReadUnit::clusters && index.residual_codes;
+}
+
+// Whether so many tokens were chosen that dense attention is the cheaper way: rows at random come at about half the speed of a stream
+// (docs/performance.md).
+inline bool dense_is_cheaper(const HeadTask& task, const DecodeOptions& options, const ReadState& state) {
+  return options.unit == ReadUnit::automatic && options.fixed_budget == 0 &&
+         2 * (state.num_always + state.num_tokens) >= task.kv.num_tokens;
 }
 
 // Chooses the tokens of one task: the first state.num_always + state.num_tokens entries of shared.tokens, with their weights.
 inline Choice choose_tokens(const HeadTask& task, const ClusterIndexView& index, const DecodeOptions& options, float z) {
   const ClusterHeadView& head = index.heads[task.kv_head];
   Choice choice;
-  if (!order_clusters(task, index, head, options.variance, choice.state)) {
+  const bool by_tokens = reads_tokens(options, index);
+  // Codes take the second-order term's place, and only the shared one can be taken out again.
+  const VarianceModel model = by_tokens && options.variance == VarianceModel::diagonal ? VarianceModel::shared : options.variance;
+  ClusterWeights weights;
+  bool finite = weigh_clusters(task, index, head, model, by_tokens, choice.state, weights);
+  if (finite && by_tokens) {
+    choice.path = DecodePath::sparse_tokens;
+    finite = weigh_candidates(task, head, options, weights, choice.state, choice.coded);
+  }
+  if (!finite) {
     choice.path = DecodePath::dense_by_numerics;
     return choice;
   }
-  read_and_certify(task, head, options, z, choice);
-  for (int g = 0; g < task.num_heads; ++g)
-    if (!(choice.state.read[g] > kMinReadWeight && choice.state.read[g] < kMaxReadWeight)) choice.path = DecodePath::dense_by_numerics;
+  if (by_tokens) {
+    choice.coded.indexed_tokens = task.kv.num_tokens - choice.state.num_always;
+    if (options.target_error > 0.0f) model_error(task, head, weights.queries, choice.state, choice.coded);
+    read_and_certify(TokenReader{task, head, options, choice}, z);
+    if (!is_dense(choice.path) && dense_is_cheaper(task, options, choice.state)) choice.path = DecodePath::dense_by_cost;
+  } else {
+    order_clusters(task, head, weights, choice.state);
+    read_and_certify(ClusterReader{task, head, options, choice}, z);
+  }
+  double read[kMaxGroupSize];
+  for (int g = 0; g < task.num_heads; ++g) read[g] = choice.state.read[g] + choice.coded.pending_weight[g];
+  if (!in_range(task, read)) choice.path = DecodePath::dense_by_numerics;
   return choice;
 }
 

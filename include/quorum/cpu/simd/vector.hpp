@@ -4,6 +4,7 @@
 // conversions it lacks (f16, bf16) and a scalar stand-in (define QUORUM_SCALAR) are here.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -88,13 +89,33 @@ struct Vector {
   }
 };
 inline constexpr int kVectorSize = Vector::size;
+QUORUM_ALWAYS_INLINE Vector min(Vector a, Vector b) {
+  return Vector::apply([&](int i) { return std::min(a.lane[i], b.lane[i]); });
+}
+QUORUM_ALWAYS_INLINE Vector max(Vector a, Vector b) {
+  return Vector::apply([&](int i) { return std::max(a.lane[i], b.lane[i]); });
+}
+QUORUM_ALWAYS_INLINE Vector sqrt(Vector a) {
+  return Vector::apply([&](int i) { return std::sqrt(a.lane[i]); });
+}
+QUORUM_ALWAYS_INLINE Vector operator/(Vector a, Vector b) {
+  return Vector::apply([&](int i) { return a.lane[i] / b.lane[i]; });
+}
 QUORUM_ALWAYS_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
 QUORUM_ALWAYS_INLINE Vector maximum(Vector a, Vector b) {
   return Vector::apply([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
+// The second operand if either is NaN.
+QUORUM_ALWAYS_INLINE Vector minimum(Vector a, Vector b) {
+  return Vector::apply([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
 // Lanes of a where condition > 0, else of b.
 QUORUM_ALWAYS_INLINE Vector where_positive(Vector condition, Vector a, Vector b) {
   return Vector::apply([&](int i) { return condition.lane[i] > 0.0f ? a.lane[i] : b.lane[i]; });
+}
+// Lanes of x where key >= threshold, else of y.
+QUORUM_ALWAYS_INLINE Vector where_at_least(Vector key, Vector threshold, Vector x, Vector y) {
+  return Vector::apply([&](int i) { return key.lane[i] >= threshold.lane[i] ? x.lane[i] : y.lane[i]; });
 }
 QUORUM_ALWAYS_INLINE float reduce_add(Vector v) { return (v.lane[0] + v.lane[1]) + (v.lane[2] + v.lane[3]); }
 QUORUM_ALWAYS_INLINE Vector exponential(Vector x) {
@@ -115,8 +136,19 @@ QUORUM_ALWAYS_INLINE Vector maximum(Vector a, Vector b) {
   return xsimd::max(a, b);
 #endif
 }
+QUORUM_ALWAYS_INLINE Vector minimum(Vector a, Vector b) {
+#if defined(__ARM_NEON) && defined(__aarch64__)
+  return vbslq_f32(vcltq_f32(a, b), a, b);
+#else
+  return xsimd::min(a, b);
+#endif
+}
 // Lanes of a where condition > 0, else of b.
 QUORUM_ALWAYS_INLINE Vector where_positive(Vector condition, Vector a, Vector b) { return xsimd::select(condition > Vector(0.0f), a, b); }
+// Lanes of x where key >= threshold, else of y.
+QUORUM_ALWAYS_INLINE Vector where_at_least(Vector key, Vector threshold, Vector x, Vector y) {
+  return xsimd::select(key >= threshold, x, y);
+}
 QUORUM_ALWAYS_INLINE float reduce_add(Vector v) {
 #if XSIMD_VERSION_MAJOR >= 9
   return xsimd::reduce_add(v);
@@ -159,6 +191,21 @@ QUORUM_ALWAYS_INLINE float reduce_max(Vector v) {
 
 QUORUM_ALWAYS_INLINE Vector load(const float* p) { return Vector::load_unaligned(p); }
 QUORUM_ALWAYS_INLINE void store(float* p, Vector v) { v.store_unaligned(p); }
+
+// Stores kVectorSize floats as f16, rounded to nearest even.
+QUORUM_ALWAYS_INLINE void store_as_f16(f16* p, Vector v) {
+#if defined(__AVX512F__) && !defined(QUORUM_SCALAR)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__) && defined(__AVX__) && !defined(QUORUM_SCALAR)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(QUORUM_SCALAR)
+  vst1_u16(reinterpret_cast<uint16_t*>(p), vreinterpret_u16_f16(vcvt_f16_f32(v)));
+#else
+  float lanes[kVectorSize];
+  v.store_unaligned(lanes);
+  for (int i = 0; i < kVectorSize; ++i) p[i] = from_float<f16>(lanes[i]);
+#endif
+}
 
 // Loads kVectorSize elements of any type as floats; no alignment needed.
 QUORUM_ALWAYS_INLINE Vector load_as_float(const float* p) { return load(p); }

@@ -1,0 +1,46 @@
+// The rest that reading by codes has left: candidates by the coded weights of their unread tokens, other clusters by estimate, all through
+// value means (algorithm.md eq. 17).
+#pragma once
+
+#include "quorum/cpu/attend_values.hpp"
+#include "quorum/cpu/sample_coded_rest.hpp"
+
+namespace quorum::cpu {
+
+// Coded weight of a candidate's unread tokens; what rounding leaves of a cluster that was read as a whole may be below 0.
+inline float unread_mass(const HeadTask& task, int candidate, int head) {
+  return std::max(task.shared->coded_mass[int64_t(candidate) * task.num_heads + head], 0.0f);
+}
+
+// Value means of the worker's candidates, each by weight_of(candidate, head).
+template <class WeightOf>
+void attend_candidates(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded, WeightOf&& weight_of) {
+  const int first = task.team.first(coded.candidates.clusters), last = task.team.last(coded.candidates.clusters);
+  accumulate_value_means(
+      task, head, last - first, [&](int i) { return cluster_at(head, task.shared->cluster[first + i]); },
+      [&](int i, int g) { return weight_of(first + i, g); });
+}
+
+// The unread rest into own().accumulated, `scale[g]` times. Post: shared.ordered holds what entered of every candidate, before the scale.
+inline void attend_coded_rest(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded, const float* scale) {
+  const HeadScratch& shared = *task.shared;
+  float outside[kMaxGroupSize];
+  for (int g = 0; g < task.num_heads; ++g) outside[g] = scale[g] * tail_scale(float(coded.outside[g]), float(coded.used_outside[g]));
+  attend_candidates(task, head, coded, [&](int candidate, int g) {
+    const float mass = unread_mass(task, candidate, g);
+    shared.ordered.row(g)[candidate] = mass;
+    return mass * scale[g];
+  });
+  const int32_t* clusters = own_outside(task, head);
+  accumulate_value_means(
+      task, head, task.own().num_outside, [&](int i) { return cluster_at(head, clusters[i]); },
+      [&](int i, int g) { return cluster_estimate(task, clusters[i], g) * outside[g]; });
+}
+
+// Takes the coded weight of tokens that have been listed since out of own().accumulated again.
+inline void correct_coded_rest(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded) {
+  attend_candidates(task, head, coded,
+                    [&](int candidate, int g) { return unread_mass(task, candidate, g) - task.shared->ordered.row(g)[candidate]; });
+}
+
+}  // namespace quorum::cpu

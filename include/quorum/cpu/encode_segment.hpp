@@ -1,0 +1,213 @@
+// What decoding reads of a segment, from rows of keys and values and their clusters: int8 rows, spreads, residual codes. Uses Eigen.
+#pragma once
+
+#include "quorum/core/options.hpp"
+#include "quorum/cpu/kmeans.hpp"
+#include "quorum/cpu/query_metric.hpp"
+#include "quorum/cpu/segment.hpp"
+
+namespace quorum::cpu {
+
+// What building one segment of one head needs to know.
+struct BuildInput {
+  const KvCacheView* kv = nullptr;
+  const AttentionShape* shape = nullptr;
+  const IndexOptions* options = nullptr;
+};
+
+// Rows that are converted and multiplied together: the copy in floats stays in L2.
+inline constexpr int kLoadRows = 256;
+
+// Rows of keys or values as floats, `out` [end - begin][head_dim]. Rows with NaN or Inf become zero and set `non_finite`.
+inline void load_rows(const BuildInput& input, bool values, int kv_head, int begin, int end, float* out, bool& non_finite) {
+  const int d = input.shape->head_dim;
+  AlignedVector<float> row(size_t(padded_dim(d)));
+  for (int i = begin; i < end; ++i, out += d) {
+    load_row(values ? input.kv->value_row(i, kv_head) : input.kv->key_row(i, kv_head), input.kv->type, d, 1.0f, row.data());
+    if (simd::all_finite(row.data(), int(row.size()))) {
+      std::copy_n(row.data(), d, out);
+    } else {
+      std::fill_n(out, d, 0.0f);
+      non_finite = true;
+    }
+  }
+}
+
+// Coordinates of the keys of tokens [begin, end) under a linear map: (k - mean_key) * forward.
+inline RowMatrix key_coordinates(const BuildInput& input, const QueryMetric& metric, int kv_head, int begin, int end, bool& non_finite) {
+  const int d = input.shape->head_dim;
+  RowMatrix coordinates(end - begin, d), keys(kLoadRows, d);
+  for (int first = begin; first < end; first += kLoadRows) {
+    const int count = std::min(kLoadRows, end - first);
+    load_rows(input, false, kv_head, first, first + count, keys.data(), non_finite);
+    keys.topRows(count).rowwise() -= Eigen::Map<const Eigen::RowVectorXf>(metric.mean_key.data(), d);
+    coordinates.middleRows(first - begin, count).noalias() = keys.topRows(count) * metric.forward;
+  }
+  return coordinates;
+}
+
+// Means of the rows of each cluster; empty clusters get zeros.
+inline RowMatrix cluster_means(const RowMatrix& rows, const ClusterMembers& members) {
+  const int num_clusters = int(members.indptr.size()) - 1;
+  RowMatrix means = RowMatrix::Zero(num_clusters, rows.cols());
+  for (int j = 0; j < num_clusters; ++j) {
+    if (members.size(j) == 0) continue;
+    for (int at = members.indptr[size_t(j)]; at < members.indptr[size_t(j) + 1]; ++at) means.row(j) += rows.row(members.rows[size_t(at)]);
+    means.row(j) /= float(members.size(j));
+  }
+  return means;
+}
+
+// Compressed rows of tokens by cluster, ascending inside each, and the sizes.
+inline void store_tokens(const ClusterMembers& members, int begin, HeadSegment& out) {
+  const size_t slots = size_t(round_up(out.num_clusters, kClusterBlock));
+  out.size.assign(slots, 0.0f);
+  out.cluster_indptr.assign(slots + 1, int32_t(members.rows.size()));
+  for (int j = 0; j < out.num_clusters; ++j) {
+    out.size[size_t(j)] = float(members.size(j));
+    out.cluster_indptr[size_t(j)] = members.indptr[size_t(j)];
+  }
+  out.cluster_tokens.resize(members.rows.size());
+  for (size_t i = 0; i < members.rows.size(); ++i) out.cluster_tokens[i] = begin + members.rows[i];
+}
+
+// Scale of an int8 row: its largest magnitude is 127 steps.
+inline float row_scale(const float* row, int dim) {
+  float largest = 1e-12f;
+  for (int c = 0; c < dim; ++c) largest = std::max(largest, std::fabs(row[c]));
+  return largest / 127.0f;
+}
+
+// Centroids in rotated coordinates: int8 blocks of 16, or f32 rows.
+inline void store_centroids(const RowMatrix& centroids, const QueryMetric& metric, IndexStorage storage, HeadSegment& out) {
+  const int d = int(centroids.cols());
+  const size_t slots = out.size.size();
+  if (storage == IndexStorage::f32) {
+    out.centroids_f32.resize(size_t(centroids.size()));
+  } else {
+    out.centroids.assign(slots * size_t(d), uint8_t(kCentroidZero));
+    out.centroid_scale.assign(slots, 0.0f);
+  }
+  std::vector<float> x(size_t(padded_dim(d)));
+  for (int j = 0; j < out.num_clusters; ++j) {
+    std::copy_n(centroids.row(j).data(), d, x.data());
+    simd::rotate(x.data(), metric.signs.data(), d);
+    if (storage == IndexStorage::f32) {
+      std::copy_n(x.data(), d, out.centroids_f32.data() + size_t(j) * size_t(d));
+      continue;
+    }
+    const float scale = row_scale(x.data(), d);
+    out.centroid_scale[size_t(j)] = scale;
+    uint8_t* block = out.centroids.data() + size_t(j / kClusterBlock) * size_t(kClusterBlock * d);
+    for (int c = 0; c < d; ++c)
+      block[(c / 4) * 4 * kClusterBlock + (j % kClusterBlock) * 4 + c % 4] =
+          uint8_t(int(std::lround(x[size_t(c)] / scale)) + kCentroidZero);
+  }
+}
+
+// Code of one residual x [head_dim] into its lane of a block of zeros. x must be 0 up to whole lines.
+inline void store_code(const float* x, int head_dim, int lane, uint8_t* block, f16& scale) {
+  constexpr float kLargestF16 = 65504.0f;
+  for (int c = 0; c < round_up(head_dim, kCodeLineDim); c += 4) {
+    const unsigned signs =
+        unsigned(x[c] > 0.0f) | unsigned(x[c + 1] > 0.0f) << 1 | unsigned(x[c + 2] > 0.0f) << 2 | unsigned(x[c + 3] > 0.0f) << 3;
+    const CodeBit first = code_bit(c, lane);
+    block[first.byte] = uint8_t(block[first.byte] | signs << first.shift);
+  }
+  float sum = 0.0f;
+  for (int c = 0; c < head_dim; ++c) sum += std::fabs(x[c]);
+  scale = from_float<f16>(std::min(sum / float(head_dim), kLargestF16));
+}
+
+// Means of the values, int8 rows or f32 rows.
+inline void store_value_means(const RowMatrix& means, IndexStorage storage, HeadSegment& out) {
+  const int d = int(means.cols());
+  if (storage == IndexStorage::f32) {
+    out.value_means_f32.assign(means.data(), means.data() + means.size());
+    return;
+  }
+  out.value_means.resize(size_t(means.size()));
+  out.value_mean_scale.assign(out.size.size(), 0.0f);
+  for (int j = 0; j < out.num_clusters; ++j) {
+    const float scale = row_scale(means.row(j).data(), d);
+    out.value_mean_scale[size_t(j)] = scale;
+    for (int c = 0; c < d; ++c) out.value_means[size_t(j) * size_t(d) + size_t(c)] = int8_t(std::lround(means(j, c) / scale));
+  }
+}
+
+// How far values lie from their cluster's mean, cluster by cluster, and how long the means are, token by token.
+inline void store_value_moments(const RowMatrix& values, const RowMatrix& means, const ClusterMembers& members, HeadSegment& out) {
+  double spread = 0.0, mean_square = 0.0;
+  int clusters = 0;
+  for (int j = 0; j < out.num_clusters; ++j) {
+    const int size = members.size(j);
+    if (size == 0) continue;
+    double sum = 0.0;
+    for (int at = members.indptr[size_t(j)]; at < members.indptr[size_t(j) + 1]; ++at)
+      sum += double((values.row(members.rows[size_t(at)]) - means.row(j)).squaredNorm());
+    spread += sum / size;
+    mean_square += double(means.row(j).squaredNorm()) * size;
+    ++clusters;
+  }
+  out.moments.spread = float(spread / std::max(1, clusters));
+  out.moments.mean_square = float(mean_square / double(std::max<Eigen::Index>(1, values.rows())));
+}
+
+// Mean squared residual of each cluster. residuals: rows minus the centroids of their clusters.
+inline void store_spread(const RowMatrix& residuals, const ClusterMembers& members, HeadSegment& out) {
+  out.spread.assign(out.size.size(), 0.0f);
+  for (int j = 0; j < out.num_clusters; ++j) {
+    float sum = 0.0f;
+    for (int at = members.indptr[size_t(j)]; at < members.indptr[size_t(j) + 1]; ++at)
+      sum += residuals.row(members.rows[size_t(at)]).squaredNorm();
+    if (members.size(j) > 0) out.spread[size_t(j)] = sum / float(members.size(j));
+  }
+}
+
+// Variance of each coordinate in each cluster, VarianceModel::diagonal. Goes over the keys again: final coordinates are known only now.
+inline void store_residual_variance(const BuildInput& input, const QueryMetric& metric, int kv_head, int begin, int end,
+                                    const RowMatrix& centroids, HeadSegment& out) {
+  bool ignored = false;
+  const RowMatrix rows = key_coordinates(input, metric, kv_head, begin, end, ignored);
+  const Eigen::Index d = rows.cols();
+  out.residual_variance.assign(size_t(centroids.size()), 0);
+  out.variance_scale.assign(out.size.size(), 0.0f);
+  for (int j = 0; j < out.num_clusters; ++j) {
+    Eigen::RowVectorXf variance = Eigen::RowVectorXf::Zero(d);
+    for (int at = out.cluster_indptr[size_t(j)]; at < out.cluster_indptr[size_t(j) + 1]; ++at)
+      variance += (rows.row(out.cluster_tokens[size_t(at)] - begin) - centroids.row(j)).cwiseAbs2();
+    variance /= std::max(1.0f, out.size[size_t(j)]);
+    const float scale = std::max(variance.maxCoeff(), 1e-12f) / 255.0f;
+    out.variance_scale[size_t(j)] = scale;
+    for (Eigen::Index c = 0; c < d; ++c) out.residual_variance[size_t(j * d + c)] = uint8_t(std::lround(variance[c] / scale));
+  }
+}
+
+// Residual codes of all tokens, cluster by cluster. Goes over the keys again, as store_residual_variance().
+inline void store_residual_codes(const BuildInput& input, const QueryMetric& metric, int kv_head, int begin, int end,
+                                 const RowMatrix& centroids, HeadSegment& out) {
+  bool ignored = false;
+  const RowMatrix rows = key_coordinates(input, metric, kv_head, begin, end, ignored);
+  const int d = int(rows.cols());
+  out.code_indptr.assign(out.size.size() + 1, 0);
+  for (size_t j = 0; j < out.size.size(); ++j) out.code_indptr[j + 1] = out.code_indptr[j] + num_code_blocks(int(out.size[j]));
+  const size_t blocks = size_t(out.code_indptr.back());
+  out.codes.assign(blocks * size_t(code_block_bytes(d)), 0);
+  out.code_scale.assign(blocks * kCodeBlock, f16{});
+  std::vector<float> x(size_t(code_lines(d) * kCodeLineDim));
+  double squares = 0.0;
+  for (int j = 0; j < out.num_clusters; ++j) {
+    const int first = out.cluster_indptr[size_t(j)], size = out.cluster_indptr[size_t(j) + 1] - first;
+    for (int i = 0; i < size; ++i) {
+      Eigen::Map<Eigen::RowVectorXf>(x.data(), d) = rows.row(out.cluster_tokens[size_t(first + i)] - begin) - centroids.row(j);
+      simd::rotate(x.data(), metric.signs.data(), d);
+      const size_t block = size_t(out.code_indptr[size_t(j)] + i / kCodeBlock), lane = size_t(i % kCodeBlock);
+      f16& scale = out.code_scale[block * kCodeBlock + lane];
+      store_code(x.data(), d, int(lane), out.codes.data() + block * size_t(code_block_bytes(d)), scale);
+      squares += double(to_float(scale)) * double(to_float(scale));
+    }
+  }
+  out.moments.code_scale = float(squares / std::max(1, end - begin));
+}
+
+}  // namespace quorum::cpu

@@ -1,0 +1,68 @@
+// What an unread token adds to the error of the output: needs the output, which is first computed with nothing read (algorithm.md eq. 18).
+#pragma once
+
+#include "quorum/cpu/attend_coded_rest.hpp"
+
+namespace quorum::cpu {
+
+// Sum of squared cluster weights over sizes of the worker's clusters that are no candidates, by head, to own().always: what lay there has
+// been read by all workers for long, while others may still be at the sums that scanning has published.
+inline void square_outside(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded) {
+  double sums[kMaxGroupSize] = {};
+  for_each_cluster(task, head, [&](int cluster, float size) {
+    if (!(size > 0.0f) || task.shared->share[cluster] >= coded.candidate_key) return;
+    for (int g = 0; g < task.num_heads; ++g) {
+      const float weight = cluster_estimate(task, cluster, g);
+      sums[g] += double(weight * weight / size);
+    }
+  });
+  std::copy_n(sums, task.num_heads, task.own().always);
+}
+
+// Squared length of the sum of all workers' accumulators, by head. Two barriers.
+inline void accumulated_squares(const HeadTask& task, double* squares) {
+  task.team.sync();
+  const int dim = padded_dim(task.head_dim()), first = task.team.first(dim), last = task.team.last(dim);
+  for (int g = 0; g < task.num_heads; ++g) {
+    double sum = 0.0;
+    for (int c = first; c < last; ++c) {
+      float x = 0.0f;
+      for (int w = 0; w < task.team.num_workers; ++w) x += task.workers[w].accumulated.row(g)[c];
+      sum += double(x) * double(x);
+    }
+    task.own().estimate[g] = sum;
+  }
+  task.team.sync();
+  std::fill_n(squares, task.num_heads, 0.0);
+  for (int w = 0; w < task.team.num_workers; ++w)
+    for (int g = 0; g < task.num_heads; ++g) squares[g] += task.workers[w].estimate[g];
+}
+
+// Attends to sinks and window, and to everything else by code and estimate; the output's length gives the error model of every head.
+// Post: own().accumulated holds the worker's part of that output, shared.ordered what it holds of every candidate.
+inline void model_error(const HeadTask& task, const ClusterHeadView& head, const IndexQueries& queries, const ReadState& state,
+                        CodedState& coded) {
+  double total[kMaxGroupSize], squares[kMaxGroupSize];
+  clear_accumulated(task);
+  attend_listed_values(task, task.team.first(state.num_always), task.team.last(state.num_always));
+  float unscaled[kMaxGroupSize];
+  std::fill_n(unscaled, task.num_heads, 1.0f);
+  attend_coded_rest(task, head, coded, unscaled);
+  square_outside(task, head, coded);
+  accumulated_squares(task, squares);
+  for (int g = 0; g < task.num_heads; ++g) {
+    coded.squares[g] = coded.outside_squares[g] = 0.0;
+    for (int w = 0; w < task.team.num_workers; ++w) {
+      coded.outside_squares[g] += task.workers[w].always[g];
+      const KeyHistogram& own = task.workers[w].token_keys;
+      for (int bucket = 0; bucket < kNumKeyBuckets; ++bucket)
+        coded.squares[g] += double(own.weights[bucket * bucket_row(task.num_heads) + g]);
+    }
+    coded.outside_squares[g] *= coded.outside_factor[g] * coded.outside_factor[g];
+    total[g] = state.read[g] + coded.coded[g] + coded.outside[g];
+    coded.error_model[g] = ErrorModel::of(head.moments, double(queries.square[g]), squares[g] / (total[g] * total[g]), total[g]);
+  }
+  coded.attended = true;
+}
+
+}  // namespace quorum::cpu

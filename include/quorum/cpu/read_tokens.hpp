@@ -1,0 +1,185 @@
+// Fourth stage where the index has residual codes: the tokens of largest coded weight are chosen and their keys read (algorithm.md eq. 15).
+#pragma once
+
+#include "quorum/cpu/read_keys.hpp"
+#include "quorum/cpu/scan_codes.hpp"
+
+namespace quorum::cpu {
+
+// How far reading by codes has come. As ReadState, the same for every worker of a team.
+struct CodedState {
+  CandidateCounts candidates;
+  float candidate_key = 0.0f;  // clusters with at least this key are candidates
+  float outside_key = 0.0f;    // of the others, those with at least this key enter the output
+  int num_outside = 0;         // so many
+  int indexed_tokens = 0;      // tokens of all clusters
+  Threshold listed;            // tokens up to it have been listed and read; what the histogram counted of them
+
+  double total[kMaxGroupSize];           // weight that was expected in all before the codes were scanned: what shares are of
+  double coded[kMaxGroupSize];           // coded weight of the candidates' unread tokens
+  double expected[kMaxGroupSize];        // expected weight of all the candidates' tokens
+  double outside[kMaxGroupSize];         // expected weight of the other clusters
+  double used_outside[kMaxGroupSize];    // of those that enter the output, before the factor
+  double outside_factor[kMaxGroupSize];  // of the clusters' estimates, by what the codes made of the candidates'
+  double surprise[kMaxGroupSize];        // code_surprise() of the tokens read last
+
+  int pending = 0;                            // tokens at the end of the list whose keys have not been read
+  double pending_weight[kMaxGroupSize] = {};  // what they weigh by code
+
+  // With a target error: whether the coded rest has been attended before anything was read, what the error is made of, and the squared
+  // coded weights of all candidates.
+  bool attended = false;
+  ErrorModel error_model[kMaxGroupSize];
+  double squares[kMaxGroupSize];
+  double outside_squares[kMaxGroupSize];
+  double error(int head) const {
+    return error_model[head].error(std::max(0.0, squares[head] - listed.chosen.weight[head]), outside_squares[head]);
+  }
+
+  // Weight of what has not been read, as far as codes, clusters and the tokens read so far tell.
+  double rest(int head) const { return surprise[head] * (std::max(0.0, expected[head] - listed.chosen.weight[head]) + outside[head]); }
+};
+
+// Expected weight that must be listed so that a head meets its target, if unread tokens weigh what is believed of them.
+inline double expected_need(const DecodeOptions& options, const CodedState& coded, const ReadState& state, int g) {
+  const double target = double(options.target_ratio), factor = state.rest_factor[g];
+  const double missing = target * (state.read[g] + factor * state.rest[g]) - state.read[g];
+  return coded.listed.chosen.weight[g] + missing / (coded.surprise[g] * (1.0 - target + target * factor));
+}
+
+// The threshold at which to go on: the highest at which all heads have what they need, within the bounds on the number of tokens.
+inline Threshold next_token_threshold(const HeadTask& task, const DecodeOptions& options, const CodedState& coded, const ReadState& state) {
+  double need[kMaxGroupSize];
+  for (int g = 0; g < task.num_heads; ++g)
+    need[g] = options.target_error > 0.0f
+                  ? coded.error_model[g].squares_to_list(coded.squares[g], coded.outside_squares[g], options.target_error)
+                  : expected_need(options, coded, state, g);
+  const auto enough = [&](const Chosen& chosen) {
+    if (options.fixed_budget > 0) return chosen.count >= options.fixed_budget;
+    if (chosen.count < options.min_tokens) return false;
+    for (int g = 0; g < task.num_heads; ++g)
+      if (!(chosen.weight[g] >= need[g])) return false;
+    return true;
+  };
+  return next_threshold(task, &WorkerScratch::token_keys, coded.listed, options.max_tokens, enough);
+}
+
+// Tokens of the worker's candidates up to `bucket` that have not been listed, by way of visit(candidate, scan block, mask of lanes).
+template <class Visit>
+void for_listed_lanes(const HeadTask& task, const CodedState& coded, int bucket, Visit&& visit) {
+  const HeadScratch& shared = *task.shared;
+  const CandidateRange own = candidate_range(task, coded.candidates);
+  for (int candidate = own.first; candidate < own.last; ++candidate)
+    for (int block = shared.first_block[candidate]; block < shared.first_block[candidate + 1]; ++block) {
+      const uint16_t* buckets = shared.token_bucket + int64_t(block) * kCodeBlock;
+      const uint32_t lanes = simd::lanes_up_to(buckets, bucket) & ~simd::lanes_up_to(buckets, coded.listed.bucket);
+      if (lanes != 0) visit(candidate, block, lanes);
+    }
+}
+
+// Appends the tokens up to `bucket` that are not listed yet, every worker those of its own candidates, and takes their weights from their
+// clusters. Post: own().estimate holds the coded weights of the worker's. Two barriers. Returns the number of tokens of all workers.
+inline int list_tokens(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded, int bucket, int at) {
+  const HeadScratch& shared = *task.shared;
+  const int heads = task.num_heads;
+  int count = 0, total = 0;
+  if (task.team.num_workers > 1)  // where the worker's part of the list begins
+    for_listed_lanes(task, coded, bucket, [&](int, int, uint32_t lanes) { count += std::popcount(lanes); });
+  task.own().num_listed = count;
+  task.team.sync();
+  for (int w = 0; w < task.team.num_workers; ++w) {
+    if (w == task.team.worker) at += total;
+    total += task.workers[w].num_listed;
+  }
+  const int begin = at;
+  float sums[kMaxGroupSize] = {};
+  for_listed_lanes(task, coded, bucket, [&](int candidate, int block, uint32_t lanes) {
+    const int32_t* tokens = cluster_at(head, shared.cluster[candidate]).tokens() + (block - shared.first_block[candidate]) * kCodeBlock;
+    float* mass = shared.coded_mass + int64_t(candidate) * heads;
+    float shares[kMaxGroupSize * kCodeBlock];
+    for (int i = 0; i < heads * kCodeBlock; i += simd::kVectorSize)
+      simd::store(shares + i, simd::load_as_float(shared.token_share + int64_t(block) * heads * kCodeBlock + i));
+    for (; lanes != 0; lanes &= lanes - 1) {
+      const int lane = std::countr_zero(lanes);
+      shared.tokens[at++] = tokens[lane];
+      for (int g = 0; g < heads; ++g) {
+        const float weight = float(coded.total[g]) * shares[g * kCodeBlock + lane];
+        mass[g] -= weight;
+        sums[g] += weight;
+      }
+    }
+  });
+  for (int g = 0; g < heads; ++g) task.own().estimate[g] = double(sums[g]);
+  task.team.sync();
+  return task.team.num_workers > 1 ? total : at - begin;
+}
+
+// Lists all tokens up to `next` and takes note of it. Returns their number.
+inline int take_tokens(const HeadTask& task, const ClusterHeadView& head, const Threshold& next, CodedState& coded, ReadState& state) {
+  const int count = list_tokens(task, head, coded, next.bucket, state.num_always + state.num_tokens);
+  coded.listed = next;
+  state.num_tokens += count;
+  state.scored_tokens = state.num_tokens;
+  coded.pending += count;
+  for (int w = 0; w < task.team.num_workers; ++w)
+    for (int g = 0; g < task.num_heads; ++g) {
+      coded.coded[g] = std::max(0.0, coded.coded[g] - task.workers[w].estimate[g]);
+      coded.pending_weight[g] += task.workers[w].estimate[g];
+    }
+  return count;
+}
+
+// Reads the keys of list entries [begin, begin + count); sum[g]: their exact weights, of the whole team. One barrier.
+inline void read_listed(const HeadTask& task, const ReadState& state, int begin, int count, double* sum) {
+  const int first = begin + task.team.first(count), last = begin + task.team.last(count);
+  score_listed_tokens(task, first, last);
+  for (int g = 0; g < task.num_heads; ++g)
+    task.own().always[g] = double(weigh_scores(task.shared->weights.row(g) + first, last - first, state.reference[g]));
+  task.team.sync();
+  std::fill_n(sum, task.num_heads, 0.0);
+  for (int w = 0; w < task.team.num_workers; ++w)
+    for (int g = 0; g < task.num_heads; ++g) sum[g] += task.workers[w].always[g];
+}
+
+// Whether tokens are chosen by code alone, once, so that their keys can be read along with their values.
+inline bool chooses_once(const DecodeOptions& options) {
+  return (options.fixed_budget > 0 || options.target_error > 0.0f) && !options.certificate.enabled;
+}
+
+// Chooses tokens and reads their keys until the exact weights meet the target, a bound on tokens is reached or no candidate is left.
+//
+// The second half of a choice, in order of expectation, tells how well the codes judge the tokens that come next: if they turn out heavier
+// than expected, so does the rest. A choice that falls short is followed by another one.
+inline void read_tokens(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, CodedState& coded,
+                        ReadState& state) {
+  if (chooses_once(options)) {
+    take_tokens(task, head, next_token_threshold(task, options, coded, state), coded, state);
+    for (int g = 0; g < task.num_heads; ++g) state.rest[g] = coded.coded[g] + coded.outside[g];
+    return;
+  }
+  const bool by_budget = options.fixed_budget > 0;
+  while (by_budget ? state.num_tokens == 0 : !read_enough(task, options, state)) {
+    const Threshold before = coded.listed, next = next_token_threshold(task, options, coded, state);
+    const int64_t count = next.chosen.count - before.chosen.count;
+    if (count <= 0) return;
+    const int64_t half = before.chosen.count + std::max<int64_t>(0, std::min(count / 2, count - kFewestSurprised));
+    const Threshold middle = next_threshold(task, &WorkerScratch::token_keys, before, next.chosen.count,
+                                            [&](const Chosen& chosen) { return chosen.count >= half; });
+    const int begin = state.num_always + state.num_tokens;
+    const int in_front = take_tokens(task, head, middle, coded, state), behind = take_tokens(task, head, next, coded, state);
+    double front[kMaxGroupSize], back[kMaxGroupSize];
+    read_listed(task, state, begin, in_front, front);
+    task.team.sync();
+    read_listed(task, state, begin + in_front, behind, back);
+    for (int g = 0; g < task.num_heads; ++g) {
+      state.read[g] += front[g] + back[g];
+      if (behind >= kFewestSurprised) coded.surprise[g] = code_surprise(back[g], next.chosen.weight[g] - middle.chosen.weight[g], behind);
+      state.rest[g] = coded.rest(g);
+      coded.pending_weight[g] = 0.0;
+    }
+    coded.pending = 0;
+    task.team.sync();
+  }
+}
+
+}  // namespace quorum::cpu

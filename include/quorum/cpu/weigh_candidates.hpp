@@ -1,0 +1,72 @@
+// Second and third stage with residual codes as a whole: candidates, the others that enter the output, and what all of them weigh by code.
+#pragma once
+
+#include "quorum/cpu/read_tokens.hpp"
+#include "quorum/cpu/weigh_clusters.hpp"
+
+namespace quorum::cpu {
+
+// Finds the candidates, and of the other clusters those that enter the output.
+inline void choose_candidates(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, const ScanQueries& queries,
+                              const ReadState& state, CodedState& coded) {
+  const double coverage = double(candidate_coverage(options));
+  fill_cluster_keys(task, head, queries.inverse_total, task.team.first(head.num_blocks()), task.team.last(head.num_blocks()));
+  task.team.sync();
+  const auto cover = [&](double share, const Threshold& from) {
+    return next_threshold(task, &WorkerScratch::cluster_keys, from, kMaxCount, [&](const Chosen& chosen) {
+      for (int g = 0; g < task.num_heads; ++g)
+        if (!(state.read[g] + chosen.weight[g] >= share * coded.total[g])) return false;
+      return true;
+    });
+  };
+  const Threshold candidates = cover(coverage, {}), outside = cover(1.0 - (1.0 - coverage) * (1.0 - double(kTailCoverage)), candidates);
+  coded.candidate_key = candidates.key;
+  coded.outside_key = outside.key;
+  coded.num_outside = int(outside.chosen.count - candidates.chosen.count);
+  for (int g = 0; g < task.num_heads; ++g) {
+    coded.outside[g] = std::max(0.0, state.rest[g] - candidates.chosen.weight[g]);
+    coded.used_outside[g] = outside.chosen.weight[g] - candidates.chosen.weight[g];
+  }
+  coded.candidates = list_candidates(task, head, candidates.key, outside.key);
+}
+
+// Finds the candidates and weighs their tokens by code. Returns false if a weight is not finite.
+inline bool weigh_candidates(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, const ClusterWeights& weights,
+                             ReadState& state, CodedState& coded) {
+  ScanQueries queries;
+  queries.by_square = options.target_error > 0.0f;
+  for (int g = 0; g < task.num_heads; ++g) {
+    coded.total[g] = state.read[g] + state.rest[g];
+    queries.half_variance[g] = weights.half_variance[g];
+    queries.half_lost_variance[g] =
+        options.variance == VarianceModel::none ? 0.0f : 0.5f * lost_variance(weights.queries.square[g], task.head_dim());
+    queries.reference[g] = state.reference[g];
+    queries.inverse_total[g] = float(1.0 / coded.total[g]);
+  }
+  choose_candidates(task, head, options, queries, state, coded);
+  task.own().clock.end(&StageTimes::select);
+  fill_code_tables(task, queries.step);
+  scan_candidates(task, head, queries, candidate_range(task, coded.candidates));
+  task.team.sync();
+  bool finite = true;
+  for (int g = 0; g < task.num_heads; ++g) {
+    coded.coded[g] = coded.expected[g] = 0.0;
+    for (int w = 0; w < task.team.num_workers; ++w) {
+      coded.coded[g] += task.workers[w].estimate[g];
+      coded.expected[g] += task.workers[w].expected[g];
+    }
+    coded.surprise[g] = 1.0;
+    // What the codes say of the candidates' estimate goes for the estimate of the others too, if it is less.
+    const double estimate = coded.total[g] - state.read[g] - coded.outside[g];
+    const double found = coded.candidates.clusters > 0 ? std::min(1.0, coded.expected[g] / std::max(estimate, 1e-30)) : 1.0;
+    coded.outside[g] *= found;
+    coded.outside_factor[g] = found;
+    state.rest[g] = coded.rest(g);
+    state.rest_factor[g] = double(kCodedMargin);
+    finite = finite && std::isfinite(coded.coded[g]) && std::isfinite(state.rest[g]);
+  }
+  task.own().clock.end(&StageTimes::scan);
+  return finite;
+}
+
+}  // namespace quorum::cpu
