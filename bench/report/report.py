@@ -15,7 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import svg  # noqa: E402
 
 LENGTHS = {"8k": 8192, "32k": 32768, "128k": 131072}
-STAGES = ("score", "select", "attend", "sample", "tail")
+STAGES = ("score", "select", "scan", "attend", "sample", "tail")
 MICROSECONDS = {"ns": 1e-3, "us": 1.0, "ms": 1e3, "s": 1e6}
 
 

@@ -5,6 +5,7 @@
 #include "bench/support/cold_caches.hpp"
 #include "bench/support/huge_block.hpp"
 #include "bench/support/measure.hpp"
+#include "report_text.hpp"
 
 namespace decode_trace {
 namespace {
@@ -48,7 +49,8 @@ class Bench {
 
   TargetRun run(double target, const Options& options) {
     quorum::DecodeOptions decode_options;
-    decode_options.target_ratio = static_cast<float>(target);
+    (options.by_error ? decode_options.target_error : decode_options.target_ratio) = static_cast<float>(target);
+    decode_options.unit = options.unit;
     decode_options.tail = options.tail;
     decode_options.certificate.enabled = options.certify;
     decode_options.seed = options.seed;
@@ -57,6 +59,7 @@ class Bench {
     quorum::Decoder decoder(shape_, decode_options, {1, trace_.num_tokens, clusters, executor_.num_workers()});
     TargetRun run;
     run.target = target;
+    run.by_error = options.by_error;
     for (int query = 0; query < trace_.num_queries; ++query) decode_query(decoder, query, run);
     return run;
   }
@@ -65,6 +68,7 @@ class Bench {
   static quorum::IndexOptions index_options(const Options& options) {
     quorum::IndexOptions index_options;
     index_options.cluster_size = options.cluster_size;
+    index_options.residual_codes = options.unit != quorum::ReadUnit::clusters;
     index_options.seed = options.seed;
     return index_options;
   }
@@ -84,16 +88,19 @@ class Bench {
     if (status == quorum::DecodeStatus::ok) status = decoder.select(row, {&sequence, 1}, selection, {}, executor_);
     if (status != quorum::DecodeStatus::ok) throw std::runtime_error(quorum::status_message(status));
     quorum::sparse_attention(shape_, row, {&kv, 1}, selection.view(1, shape_.num_kv_heads), chosen_.view(), executor_);
-    for (int head = 0; head < shape_.num_qo_heads; ++head) run.cases.push_back(compare(query, head));
+    for (int head = 0; head < shape_.num_qo_heads; ++head) run.cases.push_back(compare(query, head, run.by_error));
   }
 
-  Case compare(int query, int head) const {
+  Case compare(int query, int head, bool by_error) const {
     const quorum::HeadReport& report = reports_[static_cast<size_t>(head)];
     Case result;
     result.query = query;
     result.kv_head = shape_.kv_head_of(head);
     result.qo_head = head;
     result.tokens = report.tokens_read;
+    result.coded = report.tokens_coded;
+    result.path = report.path;
+    if (by_error) result.error_estimate = report.error_estimate;
     result.bytes_read = report.bytes_read;
     result.bytes_dense = report.bytes_dense;
     result.attained = std::exp(double(chosen_.lse[static_cast<size_t>(head)]) - double(dense_.lse[static_cast<size_t>(head)]));
@@ -138,8 +145,8 @@ TraceReport measure(const quorum::io::Trace& trace, const Options& options, quor
   const quorum::ClusterIndexView& view = bench.index().view();
   report.indexed_tokens = std::max(0, view.end_token - view.begin_token);
   for (const double target : options.targets) {
-    progress(trace.name + ": decoding " + std::to_string(trace.num_queries) + " queries, dense and sparse, at target " +
-             std::to_string(target).substr(0, 4));
+    progress(trace.name + ": decoding " + std::to_string(trace.num_queries) + " queries, dense and sparse, at " +
+             (options.by_error ? "error " : "target ") + target_text(target, options.by_error));
     report.runs.push_back(bench.run(target, options));
   }
   summarize(report);

@@ -1,7 +1,8 @@
-// What decode_trace measured, as plain data: filled by main.cpp, shown by report_table, report_json and report_html.
+// What decode_trace measured, as plain data: filled by measure.cpp, shown by report_table, report_json and report_html.
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "options.hpp"
+#include "quorum/core/decode_report.hpp"
 
 namespace decode_trace {
 
@@ -18,23 +20,52 @@ inline constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 // Ratios that differ by no more than this count as equal: both come from sums in f32.
 inline constexpr double kRatioTolerance = 1e-6;
 
+inline constexpr size_t kNumPaths = size_t(quorum::DecodePath::dense_by_capacity) + 1;
+
+// Which way a head took, in words that follow "N cases".
+constexpr const char* path_text(quorum::DecodePath path) {
+  switch (path) {
+    case quorum::DecodePath::sparse:
+      return "read whole clusters";
+    case quorum::DecodePath::sparse_tokens:
+      return "read single tokens by code";
+    case quorum::DecodePath::dense_by_length:
+      return "dense: nothing is indexed";
+    case quorum::DecodePath::dense_by_target:
+      return "dense: the target is everything";
+    case quorum::DecodePath::dense_by_policy:
+      return "dense: the bound missed the target";
+    case quorum::DecodePath::dense_by_numerics:
+      return "dense: NaN, Inf or scores too far apart";
+    case quorum::DecodePath::dense_by_cost:
+      return "dense: cheaper than so many tokens";
+    case quorum::DecodePath::dense_by_capacity:
+      return "dense: more clusters than planned for";
+  }
+  return "unknown";
+}
+
 // One recorded query of one query head, at one target. Tokens and bytes are those of its KV head, shared by the whole group.
 struct Case {
   int query = 0;  // index of the recorded query
   int kv_head = 0;
   int qo_head = 0;
-  int64_t tokens = 0;          // keys and values attended
-  int64_t bytes_read = 0;      // index included
-  int64_t bytes_dense = 0;     // what dense attention reads
-  double attained = kMissing;  // share of the attention weight read, from all true weights
-  double estimate = kMissing;  // of the same, as the library reports it
-  double bound = kMissing;     // lower bound of the same; missing if nothing was sampled
-  double error = kMissing;     // |sparse - dense| / |dense| of the output vector
+  int64_t tokens = 0;                // keys and values attended
+  int64_t bytes_read = 0;            // index included
+  int64_t bytes_dense = 0;           // what dense attention reads
+  double attained = kMissing;        // share of the attention weight read, from all true weights
+  double estimate = kMissing;        // of the same, as the library reports it
+  double bound = kMissing;           // lower bound of the same; missing if nothing was sampled
+  double error = kMissing;           // |sparse - dense| / |dense| of the output vector
+  int64_t coded = 0;                 // tokens weighed by their codes
+  double error_estimate = kMissing;  // of the error, as the library reports it; only with a target error
+  quorum::DecodePath path = quorum::DecodePath::sparse_tokens;
 };
 
 // Everything measured at one target.
 struct TargetRun {
   double target = 0.0;
+  bool by_error = false;          // the target is an error of the output, else a share of the weight
   std::vector<Case> cases;        // every recorded query and query head
   std::vector<double> dense_ms;   // one decode step, all heads; one entry a repetition or query
   std::vector<double> sparse_ms;  // the same
@@ -43,18 +74,22 @@ struct TargetRun {
 // A line of the tables.
 struct ReportRow {
   double target = 0.0;
+  bool by_error = false;              // as TargetRun
   double tokens = kMissing;           // mean
+  double coded = kMissing;            // mean
   double bytes_share = kMissing;      // of the bytes dense attention reads
   double attained = kMissing;         // mean
   double estimate = kMissing;         // mean
   double bound = kMissing;            // mean
-  double hit_rate = kMissing;         // share of cases with attained >= target
+  double hit_rate = kMissing;         // share of cases with attained >= target, or error <= target
   double bound_hit_rate = kMissing;   // share of cases with attained >= bound, of those that have a bound
   double bound_at_target = kMissing;  // share of cases with bound >= target, of the same
   double error_mean = kMissing;
   double error_p95 = kMissing;
-  double dense_ms = kMissing;   // median; missing for a single KV head, as a step does all of them
-  double sparse_ms = kMissing;  // median; the same
+  double error_estimate = kMissing;    // mean; with a target error only
+  std::array<int, kNumPaths> paths{};  // cases by DecodePath
+  double dense_ms = kMissing;          // median; missing for a single KV head, as a step does all of them
+  double sparse_ms = kMissing;         // median; the same
 };
 
 struct HeadRow {
@@ -120,19 +155,24 @@ inline std::vector<double> present(const std::vector<Case>& cases, double Case::
 inline ReportRow summarize_run(const TargetRun& run, int kv_head = -1) {
   ReportRow row;
   row.target = run.target;
-  std::vector<double> tokens, hits, bound_hits, bounds_at_target;
+  row.by_error = run.by_error;
+  std::vector<double> tokens, coded, hits, bound_hits, bounds_at_target;
   double bytes_read = 0.0, bytes_dense = 0.0;
   for (const Case& item : run.cases) {
     if (kv_head >= 0 && item.kv_head != kv_head) continue;
     tokens.push_back(static_cast<double>(item.tokens));
+    coded.push_back(static_cast<double>(item.coded));
+    ++row.paths[size_t(item.path)];
     bytes_read += static_cast<double>(item.bytes_read);
     bytes_dense += static_cast<double>(item.bytes_dense);
-    if (!std::isnan(item.attained)) hits.push_back(item.attained + kRatioTolerance >= run.target);
+    if (run.by_error && !std::isnan(item.error)) hits.push_back(item.error <= run.target);
+    if (!run.by_error && !std::isnan(item.attained)) hits.push_back(item.attained + kRatioTolerance >= run.target);
     if (std::isnan(item.bound)) continue;
     if (!std::isnan(item.attained)) bound_hits.push_back(item.attained + kRatioTolerance >= item.bound);
     bounds_at_target.push_back(item.bound + kRatioTolerance >= run.target);
   }
   row.tokens = mean(tokens);
+  row.coded = mean(coded);
   if (bytes_dense > 0.0) row.bytes_share = bytes_read / bytes_dense;
   row.attained = mean(present(run.cases, &Case::attained, kv_head));
   row.estimate = mean(present(run.cases, &Case::estimate, kv_head));
@@ -143,6 +183,7 @@ inline ReportRow summarize_run(const TargetRun& run, int kv_head = -1) {
   const std::vector<double> errors = present(run.cases, &Case::error, kv_head);
   row.error_mean = mean(errors);
   row.error_p95 = quantile(errors, 0.95);
+  row.error_estimate = mean(present(run.cases, &Case::error_estimate, kv_head));
   if (kv_head < 0) {
     row.dense_ms = quantile(run.dense_ms, 0.5);
     row.sparse_ms = quantile(run.sparse_ms, 0.5);
@@ -160,11 +201,19 @@ inline void summarize(TraceReport& trace) {
   }
 }
 
-// The run whose numbers stand for the trace: the target nearest to 0.9. Requires at least one row.
+inline bool by_error(const TraceReport& trace) { return !trace.runs.empty() && trace.runs.front().by_error; }
+
+// True if lower bounds were measured: only with samples.
+inline bool has_bounds(const TraceReport& trace) {
+  return std::any_of(trace.rows.begin(), trace.rows.end(), [](const ReportRow& row) { return !std::isnan(row.bound_at_target); });
+}
+
+// The run whose numbers stand for the trace: the target nearest to 0.9, or error nearest to 0.05. Requires at least one row.
 inline size_t headline_index(const TraceReport& trace) {
+  const double wanted = by_error(trace) ? 0.05 : 0.9;
   size_t best = 0;
   for (size_t i = 1; i < trace.rows.size(); ++i) {
-    if (std::abs(trace.rows[i].target - 0.9) < std::abs(trace.rows[best].target - 0.9)) best = i;
+    if (std::abs(trace.rows[i].target - wanted) < std::abs(trace.rows[best].target - wanted)) best = i;
   }
   return best;
 }

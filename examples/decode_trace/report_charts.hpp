@@ -10,7 +10,7 @@ namespace decode_trace {
 // Tokens read: a dot a query, by KV head and target, with median and middle half.
 std::string budget_chart(const TraceReport& trace);
 
-// Share of the attention weight reached against the target: truth, estimate, bound.
+// Share of the attention weight reached against the target: truth, estimate, bound. With target errors: error against target error.
 std::string attained_chart(const TraceReport& trace);
 
 // Relative output error against the share of dense bytes, both logarithmic.

@@ -1,6 +1,7 @@
 #include "report_charts.hpp"
 
 #include <set>
+#include <span>
 #include <utility>
 
 #include "report_text.hpp"
@@ -17,6 +18,7 @@ constexpr double kWidth = 460.0;
 struct BudgetLane {
   int kv_head = 0;
   double target = 0.0;
+  bool by_error = false;
   std::vector<std::pair<int, double>> tokens;  // query, tokens read
 
   double share(double quantile_share) const {
@@ -29,7 +31,7 @@ struct BudgetLane {
 constexpr size_t kMaxLanes = 16;  // more would be a wall of dots: then only the headline target is drawn
 
 BudgetLane budget_lane(const TargetRun& run, int kv_head) {
-  BudgetLane lane{kv_head, run.target, {}};
+  BudgetLane lane{kv_head, run.target, run.by_error, {}};
   std::set<std::pair<int, int64_t>> seen;  // query heads of a group share one set
   for (const Case& item : run.cases) {
     if (item.kv_head == kv_head && item.tokens > 0 && seen.insert({item.query, item.tokens}).second)
@@ -52,7 +54,7 @@ std::vector<BudgetLane> budget_lanes(const TraceReport& trace) {
 }
 
 void draw_lane(SvgCanvas& canvas, const Axis& axis, const BudgetLane& lane, double y, double height) {
-  const std::string place = "KV head " + std::to_string(lane.kv_head) + ", target " + target_text(lane.target);
+  const std::string place = "KV head " + std::to_string(lane.kv_head) + ", target " + target_text(lane.target, lane.by_error);
   for (const auto& [query, count] : lane.tokens) {
     const double offset = 0.055 * height * static_cast<double>(query * 7 % 11 - 5);  // spreads dots that would hide each other
     canvas.circle({axis.at(count), y + offset}, 2.0, "dot",
@@ -81,6 +83,13 @@ constexpr RatioSeries kRatioSeries[] = {
     {"estimate", "estimate", &Case::estimate, &ReportRow::estimate, 0.0},
     {"bound", "bound", &Case::bound, &ReportRow::bound, 6.0},
 };
+constexpr RatioSeries kErrorSeries[] = {
+    {"true", "truth", &Case::error, &ReportRow::error_mean, -6.0},
+    {"estimate", "estimate", &Case::error_estimate, &ReportRow::error_estimate, 0.0},
+};
+std::span<const RatioSeries> ratio_series(const TraceReport& trace) {
+  return by_error(trace) ? std::span<const RatioSeries>(kErrorSeries) : std::span<const RatioSeries>(kRatioSeries);
+}
 
 void draw_marker(SvgCanvas& canvas, Point centre, const RatioSeries& series, const std::string& tip) {
   const std::string style = std::string("mark ") + series.style;
@@ -94,37 +103,44 @@ void draw_marker(SvgCanvas& canvas, Point centre, const RatioSeries& series, con
 }
 
 // Ratios are drawn by the share they miss, on a logarithmic axis: 0.9, 0.99 and 0.999 are equal steps, the diagonal stays straight.
+// An error is what is missed.
 struct RatioPlot {
-  Axis x;  // 1 - target
-  Axis y;  // 1 - share reached
+  Axis x;  // target, as missed()
+  Axis y;  // what was reached, as missed()
+  bool by_error = false;
 
+  double missed(double value) const { return by_error ? value : 1.0 - value; }
   // A ratio of 1 misses nothing, which no logarithmic axis shows: it stands at the end.
-  static double at(const Axis& axis, double ratio) { return axis.at(std::clamp(1.0 - ratio, axis.high, axis.low)); }
+  double at(const Axis& axis, double value) const { return axis.at(std::clamp(missed(value), axis.high, axis.low)); }
 };
 
 constexpr double kLeastMissed = 1e-4;  // weights are sums in f32
 
 // Room for the means and nine of ten cases of every series.
 RatioPlot ratio_plot(const TraceReport& trace, Point x_range, Point y_range) {
+  RatioPlot plot;
+  plot.by_error = by_error(trace);
   double most_missed = 0.0, least_missed = 1.0, first = 0.0, last = 1.0;
   for (const TargetRun& run : trace.runs) {
-    first = std::max(first, 1.0 - run.target);
-    if (run.target < 1.0) last = std::min(last, 1.0 - run.target);
-    for (const RatioSeries& series : kRatioSeries) {
+    first = std::max(first, plot.missed(run.target));
+    if (run.target < 1.0) last = std::min(last, plot.missed(run.target));
+    for (const RatioSeries& series : ratio_series(trace)) {
       const std::vector<double> values = present(run.cases, series.member);
       if (values.empty()) continue;
-      most_missed = std::max({most_missed, 1.0 - quantile(values, 0.05), 1.0 - mean(values)});
-      least_missed = std::min(least_missed, 1.0 - quantile(values, 0.95));
+      const double low = plot.missed(quantile(values, 0.05)), high = plot.missed(quantile(values, 0.95));
+      most_missed = std::max({most_missed, low, high, plot.missed(mean(values))});
+      least_missed = std::min({least_missed, low, high});
     }
   }
-  const bool shows_all = trace.rows.back().target >= 1.0;
+  const bool shows_all = !plot.by_error && trace.rows.back().target >= 1.0;
   first = std::max(first, 1e-3);
   last = std::min(last, first) / (shows_all ? 3.0 : 1.3);
   most_missed = std::clamp(most_missed, first, 1.0);
   least_missed = std::clamp(least_missed, kLeastMissed, 0.5 * most_missed);
-  RatioPlot plot{{std::min(1.0, 1.3 * first), last, x_range.x, x_range.y, true}, {most_missed, least_missed, y_range.x, y_range.y, true}};
+  plot.x = {std::min(1.0, 1.3 * first), last, x_range.x, x_range.y, true};
+  plot.y = {most_missed, least_missed, y_range.x, y_range.y, true};
   for (const ReportRow& row : trace.rows) {
-    plot.x.marks.push_back(std::max(1.0 - row.target, last));
+    plot.x.marks.push_back(std::max(plot.missed(row.target), last));
   }
   return plot;
 }
@@ -137,13 +153,14 @@ Point draw_ratio_series(SvgCanvas& canvas, const TraceReport& trace, const Ratio
   for (size_t i = 0; i < trace.runs.size(); ++i) {
     const double value = trace.rows[i].*series.mean;
     if (std::isnan(value)) continue;
-    const Point point{RatioPlot::at(plot.x, trace.rows[i].target) + series.offset, RatioPlot::at(plot.y, value)};
+    const Point point{plot.at(plot.x, trace.rows[i].target) + series.offset, plot.at(plot.y, value)};
     const std::vector<double> values = present(trace.runs[i].cases, series.member);
     const double low = quantile(values, 0.05), high = quantile(values, 0.95);
-    canvas.line({point.x, RatioPlot::at(plot.y, low)}, {point.x, RatioPlot::at(plot.y, high)}, ("whisker " + style).c_str());
+    canvas.line({point.x, plot.at(plot.y, low)}, {point.x, plot.at(plot.y, high)}, ("whisker " + style).c_str());
     points.push_back(point);
-    tips.push_back("target " + target_text(trace.rows[i].target) + ", " + series.name + ": mean " + fixed(value, 3) +
-                   ", nine of ten cases " + fixed(low, 3) + " to " + fixed(high, 3));
+    const auto shown = [&](double number) { return plot.by_error ? percent(number) : fixed(number, 3); };
+    tips.push_back("target " + target_text(trace.rows[i].target, plot.by_error) + ", " + series.name + ": mean " + shown(value) +
+                   ", nine of ten cases " + shown(low) + " to " + shown(high));
   }
   canvas.polyline(points, ("line " + style).c_str());
   for (size_t i = 0; i < points.size(); ++i) draw_marker(canvas, points[i], series, tips[i]);
@@ -183,19 +200,27 @@ std::string budget_chart(const TraceReport& trace) {
   for (size_t i = 0; i < lanes.size(); ++i) {
     if (i == 0 || lanes[i].kv_head != lanes[i - 1].kv_head)
       canvas.text({0.0, places[i] + 4.0}, std::to_string(lanes[i].kv_head), "value start");
-    canvas.text({kLeft - 12.0, places[i] + 4.0}, target_text(lanes[i].target), "tick end");
+    canvas.text({kLeft - 12.0, places[i] + 4.0}, target_text(lanes[i].target, lanes[i].by_error), "tick end");
     draw_lane(canvas, axis, lanes[i], places[i], height);
   }
   return canvas.str();
 }
 
 std::string attained_chart(const TraceReport& trace) {
-  if (trace.rows.empty() || std::isnan(trace.rows.front().attained) || trace.rows.front().target >= 1.0) return "";
+  const bool errors = by_error(trace);
+  if (trace.rows.empty() || std::isnan(errors ? trace.rows.front().error_mean : trace.rows.front().attained)) return "";
+  if (trace.rows.front().target >= 1.0) return "";
   constexpr double kTop = 34.0, kBottom = 300.0, kLeft = 42.0, kRight = kWidth - 78.0;
   const RatioPlot plot = ratio_plot(trace, {kLeft, kRight}, {kBottom, kTop});
-  SvgCanvas canvas(kWidth, kBottom + 46.0, "Share of the attention weight reached against the target: truth, estimate and bound");
-  canvas.x_axis(plot.x, {kTop, kBottom}, "target", [&](double missed) { return missed > plot.x.high ? reached_label(missed) : "1.00"; });
-  canvas.y_axis(plot.y, {kLeft, kRight}, "share of the attention weight reached", reached_label);
+  SvgCanvas canvas(kWidth, kBottom + 46.0,
+                   errors ? "Error of the output against the target error: truth and estimate"
+                          : "Share of the attention weight reached against the target: truth, estimate and bound");
+  const auto target_label = [&](double missed) {
+    return errors ? percent_short(missed) : missed > plot.x.high ? reached_label(missed) : "1.00";
+  };
+  canvas.x_axis(plot.x, {kTop, kBottom}, errors ? "target error" : "target", target_label);
+  canvas.y_axis(plot.y, {kLeft, kRight}, errors ? "error of the output" : "share of the attention weight reached",
+                errors ? percent_short : reached_label);
   const double first = std::min(plot.x.low, plot.y.low), last = std::max(plot.x.high, plot.y.high);
   if (first > last) canvas.line({plot.x.at(first), plot.y.at(first)}, {plot.x.at(last), plot.y.at(last)}, "reference");
   canvas.text({kRight - 6.0, kBottom - 24.0}, "below the dashed line", "note end");
@@ -203,7 +228,7 @@ std::string attained_chart(const TraceReport& trace) {
   std::vector<Point> ends;
   std::vector<double> wanted;
   std::vector<const RatioSeries*> drawn;
-  for (const RatioSeries& series : kRatioSeries) {
+  for (const RatioSeries& series : ratio_series(trace)) {
     const auto has_value = [&](const ReportRow& row) { return !std::isnan(row.*series.mean); };
     if (std::none_of(trace.rows.begin(), trace.rows.end(), has_value)) continue;
     ends.push_back(draw_ratio_series(canvas, trace, series, plot));

@@ -40,7 +40,7 @@ void draw_head_points(SvgCanvas& canvas, const TraceReport& trace, const Axis& x
   for (const HeadRow& head : trace.heads) {
     if (!is_drawable(head.row, &ReportRow::error_mean)) continue;
     canvas.circle({x.at(head.row.bytes_share), y.at(head.row.error_mean)}, 2.5, "dot",
-                  "KV head " + std::to_string(head.kv_head) + ", target " + target_text(head.row.target) + ": " +
+                  "KV head " + std::to_string(head.kv_head) + ", target " + target_text(head.row.target, head.row.by_error) + ": " +
                       percent(head.row.bytes_share) + " of the bytes, mean error " + percent(head.row.error_mean));
   }
 }
@@ -66,9 +66,10 @@ void draw_error_series(SvgCanvas& canvas, const TraceReport& trace, const ErrorS
     if (!is_drawable(row, series.error)) continue;
     const Point point = points[next++];
     canvas.circle(point, 4.0, ("mark " + style).c_str(),
-                  "target " + target_text(row.target) + ": " + percent(row.bytes_share) + " of the bytes, " + series.name + " error " +
-                      percent(row.*series.error));
-    if (style == "truth") canvas.text({point.x - 7.0, point.y + 14.0}, (next == 1 ? "target " : "") + target_text(row.target), "tick end");
+                  "target " + target_text(row.target, row.by_error) + ": " + percent(row.bytes_share) + " of the bytes, " + series.name +
+                      " error " + percent(row.*series.error));
+    if (style == "truth")
+      canvas.text({point.x - 7.0, point.y + 14.0}, (next == 1 ? "target " : "") + target_text(row.target, row.by_error), "tick end");
   }
   canvas.text({points.back().x + 9.0, points.back().y + 4.0}, series.name, ("label start " + style).c_str());
 }
@@ -138,7 +139,7 @@ std::string time_chart(const TraceReport& trace) {
     const TargetRun& run = trace.runs[i];
     if (run.dense_ms.empty() || run.sparse_ms.empty()) continue;
     const double y = kTop + kGroup * static_cast<double>(i) + 9.0;
-    const std::string target = target_text(run.target);
+    const std::string target = target_text(run.target, run.by_error);
     const std::string dense = milliseconds(trace.rows[i].dense_ms) + " ms", sparse = milliseconds(trace.rows[i].sparse_ms) + " ms";
     const double gain = speed_up(trace.rows[i].dense_ms, trace.rows[i].sparse_ms);
     const std::string speed = gain < 1.0 ? factor_text(1.0 / gain) + "× slower" : factor_text(gain) + "× faster";

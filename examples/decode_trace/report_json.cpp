@@ -39,10 +39,23 @@ std::string array_of_lines(const std::vector<std::string>& items, const std::str
   return json + (items.empty() ? "]" : "\n" + indent + "]");
 }
 
+constexpr const char* kPathNames[kNumPaths] = {"sparse",          "sparse_tokens",     "dense_by_length", "dense_by_target",
+                                               "dense_by_policy", "dense_by_numerics", "dense_by_cost",   "dense_by_capacity"};
+
+// Cases by quorum::DecodePath; those that no case took are left out.
+std::string paths_object(const ReportRow& row) {
+  JsonMembers members;
+  for (size_t path = 0; path < kNumPaths; ++path)
+    if (row.paths[path] > 0) members.add(kPathNames[path], row.paths[path]);
+  return members.object();
+}
+
 void add_row(JsonMembers& members, const ReportRow& row, const char* tail) {
-  members.add("target", row.target);
+  members.add("target", row.by_error ? kMissing : row.target);
+  members.add("target_error", row.by_error ? row.target : kMissing);
   members.add("tail", std::string(tail));
   members.add("tokens", row.tokens);
+  members.add("tokens_coded", row.coded);
   members.add("bytes_share", row.bytes_share);
   members.add("attained", row.attained);
   members.add("estimate", row.estimate);
@@ -52,6 +65,8 @@ void add_row(JsonMembers& members, const ReportRow& row, const char* tail) {
   members.add("bound_at_target", row.bound_at_target);
   members.add("error_mean", row.error_mean);
   members.add("error_p95", row.error_p95);
+  members.add("error_estimate", row.error_estimate);
+  members.add_raw("paths", paths_object(row));
   members.add("dense_ms", row.dense_ms);
   members.add("sparse_ms", row.sparse_ms);
 }
@@ -92,6 +107,7 @@ std::string trace_members(const TraceReport& trace, const char* tail, const std:
 std::string options_object(const DemoReport& report) {
   const Options& options = report.options;
   JsonMembers members;
+  members.add("unit", std::string(unit_name(options.unit)));
   members.add("tail", std::string(quorum::tail_name(options.tail)));
   members.add_raw("certify", options.certify ? "true" : "false");
   members.add("confidence", report.confidence);

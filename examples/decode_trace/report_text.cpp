@@ -54,7 +54,8 @@ std::string bytes_text(int64_t bytes) {
   return fixed(value * 1e-9, 1) + " GB";
 }
 
-std::string target_text(double target) {
+std::string target_text(double target, bool by_error) {
+  if (by_error) return percent_short(target);
   int decimals = 2;
   while (decimals < 6 && std::abs(target - std::stod(fixed(target, decimals))) > 1e-9) ++decimals;
   return fixed(target, decimals);

@@ -29,7 +29,8 @@ std::string milliseconds(double ms, std::string_view missing = "-");
 std::string bytes_text(int64_t bytes);
 
 // Two decimals, or as many as tell the target apart from its two decimals: 0.90, 0.995.
-std::string target_text(double target);
+// An error of the output: "5 %".
+std::string target_text(double target, bool by_error = false);
 
 // dense / sparse; NaN if a time is missing or not positive.
 double speed_up(double dense_ms, double sparse_ms);

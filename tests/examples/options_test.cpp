@@ -33,7 +33,9 @@ TEST_CASE("options: defaults") {
   CHECK(options.tail == quorum::Tail::calibrated);
   CHECK_FALSE(options.certify);
   CHECK(options.threads >= 1);
-  CHECK(options.cluster_size == 16);
+  CHECK(options.cluster_size == quorum::IndexOptions{}.cluster_size);
+  CHECK(options.unit == quorum::ReadUnit::automatic);
+  CHECK_FALSE(options.by_error);
   CHECK(options.seed == 1);
   CHECK(options.output == "build/demo");
   CHECK_FALSE(options.help);
@@ -41,27 +43,31 @@ TEST_CASE("options: defaults") {
 
 TEST_CASE("options: every option, both spellings") {
   const Options options =
-      parse_options({"a.safetensors", "--target", "0.9,0.5", "--tail=drop", "--certify", "--threads", "3", "--cluster-size=32", "--seed",
+      parse_options({"a.safetensors", "--target", "0.9,0.5", "--tail=drop", "--certify", "--threads", "3", "--cluster-size=48", "--seed",
                      "18446744073709551615", "--output", "out", "--data-dir=data", "b.safetensors", "--", "--odd.safetensors"});
   CHECK(options.traces == std::vector<std::string>{"a.safetensors", "b.safetensors", "--odd.safetensors"});
   CHECK(options.targets == std::vector<double>{0.5, 0.9});
   CHECK(options.tail == quorum::Tail::drop);
   CHECK(options.certify);
   CHECK(options.threads == 3);
-  CHECK(options.cluster_size == 32);
+  CHECK(options.cluster_size == 48);
   CHECK(options.seed == 18446744073709551615u);
   CHECK(options.output == "out");
   CHECK(options.data_dir == "data");
   CHECK(parse_options({"--tail", "estimated"}).tail == quorum::Tail::estimated);
   CHECK(parse_options({"--target=1"}).targets == std::vector<double>{1.0});
   CHECK(parse_options({"--seed", "1", "--seed", "2"}).seed == 2);
+  CHECK(parse_options({"--unit", "clusters"}).unit == quorum::ReadUnit::clusters);
+  CHECK(parse_options({"--unit=tokens"}).unit == quorum::ReadUnit::tokens);
+  CHECK(parse_options({"--target-error", "0.05,0.03"}).targets == std::vector<double>{0.03, 0.05});
+  CHECK(parse_options({"--target-error=0.05"}).by_error);
   CHECK(parse_options({"--help"}).help);
   CHECK(parse_options({"-h"}).help);
 }
 
 TEST_CASE("options: the help names every option") {
-  for (const char* name :
-       {"--target", "--tail", "--certify", "--threads", "--cluster-size", "--seed", "--output", "--data-dir", "--help"}) {
+  for (const char* name : {"--target LIST", "--target-error", "--unit", "--tail", "--certify", "--threads", "--cluster-size", "--seed",
+                           "--output", "--data-dir", "--help"}) {
     CHECK(decode_trace::help_text().find(name) != std::string::npos);
   }
 }
@@ -74,6 +80,13 @@ TEST_CASE("options: wrong values are refused with option, rule and value") {
   CHECK(refusal({"--target", "0.9,0.90"}) == "decode_trace: --target must be different numbers, got '0.9,0.90'");
   CHECK(refusal({"--target", "1,.1,.2,.3,.4,.5,.6,.7,.8,.9,.91,.92,.93,.94,.95,.96,.97"})
             .starts_with("decode_trace: --target must be at most 16"));
+  CHECK(refusal({"--target-error", "1"}) ==
+        "decode_trace: --target-error must be numbers above 0 and below 1, separated by commas, got '1'");
+  CHECK(refusal({"--target-error=0.1", "--target=0.9"}) == "decode_trace: --target-error must be given without --target, got 'both'");
+  CHECK(refusal({"--target-error=0.1", "--unit=clusters"}) ==
+        "decode_trace: --target-error must be given without --unit clusters, got 'both'");
+  CHECK(refusal({"--certify", "--target-error=0.1"}) == "decode_trace: --target-error must be given without --certify, got 'both'");
+  CHECK(refusal({"--unit", "token"}) == "decode_trace: --unit must be clusters, tokens or automatic, got 'token'");
   CHECK(refusal({"--tail", "Drop"}) == "decode_trace: --tail must be drop, estimated or calibrated, got 'Drop'");
   for (const std::string value : {"0", "1025", "-1", "2.0", "x", "", "99999999999"}) {
     CHECK(refusal({"--threads=" + value}) == "decode_trace: --threads must be a whole number from 1 to 1024, got '" + value + "'");

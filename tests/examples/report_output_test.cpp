@@ -61,13 +61,17 @@ TEST_CASE("report json: one trace at the top level, the keys other programs rely
   CHECK(root.find("build_ms")->text == "12.5");
   REQUIRE(root.find("rows")->items.size() == 1);
   const JsonValue& row = root.find("rows")->items[0];
-  const std::vector<std::string> keys = {"target",     "tail",      "tokens",   "bytes_share",    "attained",
-                                         "estimate",   "bound",     "hit_rate", "bound_hit_rate", "bound_at_target",
-                                         "error_mean", "error_p95", "dense_ms", "sparse_ms"};
+  const std::vector<std::string> keys = {"target",     "target_error", "tail",           "tokens",   "tokens_coded",   "bytes_share",
+                                         "attained",   "estimate",     "bound",          "hit_rate", "bound_hit_rate", "bound_at_target",
+                                         "error_mean", "error_p95",    "error_estimate", "paths",    "dense_ms",       "sparse_ms"};
   CHECK(row.keys == keys);
   CHECK(row.find("target")->text == "0.9");
   CHECK(row.find("tail")->text == "calibrated");
+  CHECK(row.find("target_error")->kind == Kind::null);
   CHECK(row.find("tokens")->text == "250");
+  CHECK(row.find("tokens_coded")->text == "700");
+  CHECK(row.find("paths")->find("sparse_tokens")->text == "3");
+  CHECK(row.find("paths")->find("dense_by_cost")->text == "1");
   CHECK(row.find("bytes_share")->text == "0.25");
   const JsonValue& head = root.find("heads")->items[1];
   CHECK(head.find("kv_head")->text == "1");
@@ -93,8 +97,9 @@ TEST_CASE("report json: several traces, nothing measured") {
 TEST_CASE("report table: fits the terminal, heads above totals") {
   const std::string table = report_table(small_trace());
   check_lines(table);
-  CHECK(contains(table, "0.90        0 |    200      20.0 | 0.875     0.920  0.910 | 50.0       100 |  2.0"));
-  CHECK(contains(table, "0.90      all |    250      25.0 | 0.910     0.935  0.903 | 75.0      66.7 |  2.5"));
+  CHECK(contains(table, "0.90        0 |  200    800 |  20.0 | 0.875     0.920  0.910 | 50.0       100 |  2.0"));
+  CHECK(contains(table, "0.90      all |  250    700 |  25.0 | 0.910     0.935  0.903 | 75.0      66.7 |  2.5"));
+  CHECK(contains(table, "at every target: 3 cases read single tokens by code; 1 case dense: cheaper than so many tokens"));
   CHECK(contains(table, "3.00    1.50  2.0x"));
   CHECK(table.find("        0 |") < table.find("all |"));
   CHECK(contains(table, "it takes 60 bytes, 6.0 % of the keys and values in f16"));
@@ -163,12 +168,40 @@ TEST_CASE("report charts: a dot a query and KV head, even if all values are equa
   CHECK(contains(error_chart(trace), "25.0 % of the bytes, mean error 2.5 %"));
   CHECK(contains(time_chart(trace), "1.50 ms, 2.0× faster"));
   trace.num_tokens = 1;
-  for (Case& item : trace.runs[0].cases) item = {item.query, item.kv_head, item.qo_head, 1, 1, 1, 1.0, 1.0, 1.0, 0.5};
+  for (Case& item : trace.runs[0].cases) item = {item.query, item.kv_head, item.qo_head, 1, 1, 1, 1.0, 1.0, 1.0, 0.5, 1};
   summarize(trace);
   for (const std::string& chart : {budget_chart(trace), attained_chart(trace), error_chart(trace)}) {
     check_tags(chart);
     CHECK_FALSE(contains(chart, "nan"));
   }
+}
+
+TEST_CASE("report: with target errors everything is labelled with them, and the estimate stands beside the truth") {
+  DemoReport report = small_report();
+  report.options.by_error = true;
+  TraceReport& trace = report.traces[0];
+  trace.runs[0].target = 0.025;
+  trace.runs[0].by_error = true;
+  for (Case& item : trace.runs[0].cases) item.bound = kMissing, item.error_estimate = 0.03;
+  summarize(trace);
+  const std::string table = report_table(trace);
+  check_lines(table);
+  check_lines(table_legend(report));
+  CHECK(contains(table, " 2.5 %      all |"));
+  CHECK(contains(table, "estimate | dense"));
+  CHECK_FALSE(contains(table, "bound"));
+  CHECK_FALSE(contains(table_legend(report), "bound"));
+  CHECK(trace.rows[0].hit_rate == doctest::Approx(0.5));
+  const JsonValue root = quorum::io::parse_json(report_json(report), "report.json");
+  const JsonValue& row = root.find("rows")->items[0];
+  CHECK(row.find("target")->kind == Kind::null);
+  CHECK(row.find("target_error")->text == "0.025");
+  CHECK(row.find("error_estimate")->text == "0.03");
+  const std::string page = report_html(report);
+  check_tags(page);
+  CHECK(contains(page, "At target error 2.5"));
+  CHECK(contains(attained_chart(trace), "target 2.5 %, estimate: mean 3.0 %"));
+  CHECK_FALSE(contains(page, "nan"));
 }
 
 TEST_CASE("svg plot: axes and labels") {

@@ -32,11 +32,12 @@ inline TraceReport small_trace() {
   trace.build_ms = 12.5;
   TargetRun run;
   run.target = 0.9;
-  //            query, kv, qo, tokens, read, dense, attained, estimate, bound, error
-  run.cases = {{0, 0, 0, 100, 20, 200, 0.95, 0.94, 0.91, 0.01},
-               {0, 1, 1, 200, 40, 200, 0.90, 0.92, 0.91, 0.02},
-               {1, 0, 0, 300, 60, 200, 0.80, 0.90, kMissing, 0.03},
-               {1, 1, 1, 400, 80, 200, 0.99, 0.98, 0.89, 0.04}};
+  //            query, kv, qo, tokens, read, dense, attained, estimate, bound, error, coded
+  run.cases = {{0, 0, 0, 100, 20, 200, 0.95, 0.94, 0.91, 0.01, 900},
+               {0, 1, 1, 200, 40, 200, 0.90, 0.92, 0.91, 0.02, 700},
+               {1, 0, 0, 300, 60, 200, 0.80, 0.90, kMissing, 0.03, 700},
+               {1, 1, 1, 400, 80, 200, 0.99, 0.98, 0.89, 0.04, 500}};
+  run.cases[3].path = quorum::DecodePath::dense_by_cost;
   run.dense_ms = {4.0, 2.0, 3.0};
   run.sparse_ms = {1.0, 2.0};
   trace.runs = {run};

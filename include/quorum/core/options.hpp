@@ -85,8 +85,8 @@ struct DecodeOptions {
   // If positive: ignore target_ratio and read the best clusters or tokens until this many tokens.
   int fixed_budget = 0;
   // If positive, (0, 1): ignore target_ratio and choose tokens until the estimated error of the output, relative to its length, is no
-  // larger. Needs residual codes. An estimate, right on average: single heads and steps are off by a factor of up to 2.5
-  // (docs/algorithm.md).
+  // larger. Needs residual codes. A knob, no promise: means came out between 0.8 and 1.4 times what was asked, single heads and steps
+  // between half and 2.7 times (docs/performance.md).
   float target_error = 0.0f;
   Tail tail = Tail::calibrated;
   CertificateOptions certificate;
