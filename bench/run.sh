@@ -3,7 +3,7 @@
 #   bash bench/run.sh accuracy [trace.safetensors ...]     error, bytes and hit rate of each rule -> build/bench/accuracy.json
 #   bash bench/run.sh peers [--sizes 8k,32k] [--help]      quorum next to ggml, PyTorch and faiss -> build/bench/peers.json
 #   bash bench/run.sh end_to_end [--help] [setting ...]    logits of a model, sparse against dense -> build/end_to_end/results.jsonl
-#   bash bench/run.sh report                               a page of cpu.json and peers.json       -> build/bench/report.html
+#   bash bench/run.sh report                               a page of these JSON files              -> build/bench/report.html
 #   bash bench/run.sh NAME [Google Benchmark options]      time of one operation, bench/NAME.cpp  -> build/bench/NAME.json
 # Traces that are not named: those of $QUORUM_SHARED or ../shared/traces beside the checkout, else the one in examples/data.
 set -euo pipefail
@@ -70,7 +70,7 @@ end_to_end() {
 
 report() {
   command -v python3 >/dev/null 2>&1 || { echo "run.sh: the report needs python3" >&2; exit 1; }
-  exec python3 "$root/bench/report/report.py" --cpu "$build/cpu.json" --peers "$build/peers.json" --output "$build/report.html" "$@"
+  exec python3 "$root/bench/report/report.py" --cpu "$build/cpu.json" --peers "$build/peers.json" --accuracy "$build/accuracy.json" --output "$build/report.html" "$@"
 }
 
 case "${1:-}" in

@@ -1,8 +1,8 @@
-"""Makes one self-contained page of build/bench/cpu.json and build/bench/peers.json. Python's standard library alone.
+"""Makes one self-contained page of build/bench/cpu.json, peers.json and accuracy.json. Python's standard library alone.
 
-    report.py --cpu cpu.json --peers peers.json --output report.html
+    report.py --cpu cpu.json --peers peers.json --accuracy accuracy.json --output report.html
 
-Either file may be missing, and any benchmark in it: a chart that cannot be drawn says why.
+Each file may be missing, and any benchmark in it: a chart that cannot be drawn says why.
 """
 import argparse
 import json
@@ -200,6 +200,30 @@ def growth_section(cpu):
     return section("Growth", "One KV head, ever longer caches.", content)
 
 
+def frontier_section(path):
+    """Bytes at equal output error, every rule of the accuracy table on one picture for each model."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            frontier = json.load(file)["frontier"]
+    except (OSError, ValueError, KeyError) as problem:
+        return section("Bytes at equal output error", "", missing(f"{os.path.basename(path)}: {type(problem).__name__}"))
+    models = {}
+    for row in frontier:
+        if row["bytes_share"] is not None:
+            models.setdefault(row["traces"], {}).setdefault(row["rule"].replace("_", " "), {})[row["error"] * 100] = row["bytes_share"] * 100
+    content = ""
+    for model, series in models.items():
+        word = lambda error: f"{error:.3g} % error"
+        content += figure(model, svg.line_chart(series, f"Bytes at equal output error, {model}", "% of dense bytes", "mean output error, %",
+                                                lambda error: f"{error:.3g}", word))
+        errors = sorted({error for points in series.values() for error in points}, reverse=True)
+        content += "<details><summary>The numbers</summary>" + table(
+            ["% of dense bytes"] + [word(error) for error in errors],
+            [[name] + [f"{points[error]:.1f}" if error in points else "–" for error in errors] for name, points in series.items()]) + "</details>\n"
+    return section("Bytes at equal output error", "What each rule of the accuracy table reads for the same mean error. Lower is better; a rule "
+                   "that ends early does not reach smaller errors. The oracle knows all weights and pays for no index.", content)
+
+
 def measured_section(cpu, peers):
     facts = [("Numbers of", "; ".join(result.problem or os.path.basename(result.path) + ", " + str(result.context.get("date", "no date"))
                                       for result in (cpu, peers)))]
@@ -221,11 +245,11 @@ def measured_section(cpu, peers):
                    "<dl>" + "".join(f"<dt>{escape(term)}</dt><dd>{escape(value)}</dd>" for term, value in facts) + "</dl>\n")
 
 
-def page(cpu, peers):
+def page(cpu, peers, accuracy):
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "style.css"), encoding="utf-8") as file:
         style = file.read()
     body = (time_section(cpu, peers) + peers_section(peers) + bandwidth_section(cpu) + stages_section(cpu) + growth_section(cpu)
-            + measured_section(cpu, peers))
+            + frontier_section(accuracy) + measured_section(cpu, peers))
     return ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>quorum: benchmarks</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n<header><p class=\"eyebrow\">quorum · bench</p>\n"
             '<h1>Decode attention on a CPU: time, bandwidth, peers</h1>\n<p class="lead">What the benchmarks of this build measured.</p></header>\n'
@@ -234,7 +258,7 @@ def page(cpu, peers):
 
 def main(arguments):
     parser = argparse.ArgumentParser(description="Makes one page of the benchmarks' results.")
-    for option in ("cpu", "peers", "output"):
+    for option in ("cpu", "peers", "accuracy", "output"):
         parser.add_argument("--" + option, required=True)
     options = parser.parse_args(arguments)
     cpu, peers = Results(options.cpu), Results(options.peers)
@@ -242,7 +266,7 @@ def main(arguments):
         print(f"report.py: nothing to show: {cpu.why('at all')}; {peers.why('at all')}", file=sys.stderr)
         return 1
     with open(options.output, "w", encoding="utf-8") as file:
-        file.write(page(cpu, peers))
+        file.write(page(cpu, peers, options.accuracy))
     print(f"{options.output} shows {len(cpu.rows)} benchmarks of {os.path.basename(cpu.path)} and {len(peers.rows)} of "
           f"{os.path.basename(peers.path)}")
     return 0

@@ -48,19 +48,20 @@ class Canvas:
         return "\n".join(self.parts + ["</svg>"])
 
 
-def line_chart(series, description, unit):
-    """series: {name: {tokens: value}}, at least one point in all, values positive."""
-    left, right, top, bottom = 60, 680, 30, 380
+def line_chart(series, description, unit, x_title="tokens in the cache", x_label=tokens, x_word=lambda x: f"{tokens(x)} tokens"):
+    """series: {name: {x: value}}, at least one point in all, both positive; x_label(x) at the axis, x_word(x) in what a point says."""
+    left, right, top = 60, 680, 30
+    bottom = max(380, top + 17 * len(series))  # room for the names
     lengths = sorted({x for points in series.values() for x in points})
     values = [y for points in series.values() for y in points.values()]
     low, high = 10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values) * 1.0001))
     first, last = math.log(lengths[0]), math.log(lengths[-1])
     at_x = lambda x: (left + right) / 2 if first == last else left + (math.log(x) - first) / (last - first) * (right - left)
     at_y = lambda y: bottom - math.log(y / low) / math.log(high / low) * (bottom - top)
-    canvas = Canvas(960, 430, description)
+    canvas = Canvas(960, bottom + 50, description)
     for x in lengths:
         canvas.line(at_x(x), top, at_x(x), bottom)
-        canvas.text(at_x(x), bottom + 18, tokens(x), "middle")
+        canvas.text(at_x(x), bottom + 18, x_label(x), "middle")
     decade = low
     while decade <= high * 1.001:
         for step in (1, 2, 5) if high / low <= 1000 else (1,):
@@ -69,7 +70,7 @@ def line_chart(series, description, unit):
                 canvas.text(left - 8, at_y(decade * step) + 4, short(decade * step), "end")
         decade *= 10
     canvas.text(0, top - 14, f"{unit}, logarithmic")
-    canvas.text((left + right) / 2, bottom + 40, "tokens in the cache, logarithmic", "middle")
+    canvas.text((left + right) / 2, bottom + 40, f"{x_title}, logarithmic", "middle")
     ends = spread_apart([at_y(points[max(points)]) for points in series.values()], 17)
     for colour, ((name, points), end) in enumerate(zip(series.items(), ends)):
         colour %= 10
@@ -77,7 +78,7 @@ def line_chart(series, description, unit):
         canvas.parts.append(f'<polyline class="line" style="stroke:var(--c{colour})" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
         for (x, y), length in zip(places, sorted(points)):
             canvas.parts.append(f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="4" style="fill:var(--c{colour})">'
-                                f"<title>{escape(name)}, {tokens(length)} tokens: {short(points[length])} {unit}</title></circle>")
+                                f"<title>{escape(name)}, {x_word(length)}: {short(points[length])} {unit}</title></circle>")
         canvas.line(places[-1][0] + 6, places[-1][1], right + 22, end, f'style="stroke:var(--c{colour})" opacity="0.5"')
         canvas.text(right + 27, end + 4, name, "label start", colour)
     return canvas.str()

@@ -6,10 +6,11 @@ set(samples "${root}/tests/bench/report")
 file(REMOVE_RECURSE "${scratch}")
 file(MAKE_DIRECTORY "${scratch}")
 
+set(accuracy "${samples}/accuracy.json")
 # make_page(name cpu peers): the page in ${page}, the exit status in ${status}.
 function(make_page name cpu peers)
   execute_process(COMMAND "${CMAKE_COMMAND}" -E env PYTHONDONTWRITEBYTECODE=1 "${python}" "${root}/bench/report/report.py" --cpu "${cpu}"
-                          --peers "${peers}" --output "${scratch}/${name}.html"
+                          --peers "${peers}" --accuracy "${accuracy}" --output "${scratch}/${name}.html"
                   RESULT_VARIABLE status OUTPUT_QUIET ERROR_VARIABLE problem)
   set(page "")
   if(EXISTS "${scratch}/${name}.html")
@@ -36,7 +37,7 @@ endfunction()
 
 make_page(full "${samples}/cpu.json" "${samples}/peers.json")
 foreach(text "Time against length" "5 % of the tokens, 32K tokens: 900 µs" "23.3×" "the answers differ by more than the tolerance" "11.70"
-             "83 %" "Share of each stage" "score: 22 %" "1M tokens: 24K" "a &lt;made up&gt; processor" "26.8 GB/s")
+             "83 %" "quorum codes, 5 % error: 3.2 % of dense bytes" "mean output error, %" "Share of each stage" "score: 22 %" "1M tokens: 24K" "a &lt;made up&gt; processor" "26.8 GB/s")
   expect("${text}")
 endforeach()
 foreach(text "http:" "https:" "<script" "nan")
@@ -54,6 +55,10 @@ expect("23.3×")
 file(WRITE "${scratch}/empty.json" "{\"context\": {}, \"benchmarks\": []}")
 make_page(empty_cpu "${scratch}/empty.json" "${samples}/peers.json")
 expect("empty.json has no benchmark named growth/")
+
+set(accuracy "${scratch}/none.json")
+make_page(without_accuracy "${samples}/cpu.json" "${samples}/peers.json")
+expect("none.json: FileNotFoundError")
 
 make_page(nothing "${scratch}/none.json" "${scratch}/none.json")
 if(status EQUAL 0 OR page)
