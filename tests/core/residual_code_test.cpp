@@ -67,7 +67,8 @@ TEST_CASE("sizes of blocks, codes and tables") {
   const struct {
     int head_dim, lines;
   } cases[] = {{8, 1}, {24, 1}, {32, 1}, {40, 2}, {64, 2}, {72, 3}, {80, 3}, {96, 3}, {128, 4}, {256, 8}, {504, 16}, {512, 16}};
-  for (const auto& [head_dim, lines] : cases) {
+  for (const auto& size : cases) {
+    const int head_dim = size.head_dim, lines = size.lines;
     CAPTURE(head_dim);
     CHECK(code_lines(head_dim) == lines);
     CHECK(code_block_bytes(head_dim) == 64 * lines);

@@ -115,18 +115,6 @@ TEST_CASE("what is read after the rest was attended can be taken out again") {
   }
 }
 
-TEST_CASE("unread weight is never negative") {
-  const Batch batch(spec_of(IndexStorage::int8));
-  CodedStage stage(batch, 1, options_of(0.8f, 1));
-  stage.scan();
-  stage.run([&](const cpu::HeadTask& task) {
-    task.shared->coded_mass[1] = -1e-6f;
-    CHECK(cpu::unread_mass(task, 0, 1) == 0.0f);
-    task.shared->coded_mass[1] = 0.25f;
-    CHECK(cpu::unread_mass(task, 0, 1) == 0.25f);
-  });
-}
-
 TEST_CASE("nothing to attend: the accumulators stay as they are") {
   BatchSpec spec = spec_of(IndexStorage::int8);
   spec.lengths = {600};

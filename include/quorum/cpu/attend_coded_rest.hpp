@@ -7,9 +7,9 @@
 
 namespace quorum::cpu {
 
-// Coded weight of a candidate's unread tokens; what rounding leaves of a cluster that was read as a whole may be below 0.
+// Coded weight of a candidate's unread tokens.
 inline float unread_mass(const HeadTask& task, int candidate, int head) {
-  return std::max(task.shared->coded_mass[int64_t(candidate) * task.num_heads + head], 0.0f);
+  return task.shared->coded_mass[int64_t(candidate) * task.num_heads + head];
 }
 
 // Value means of the worker's candidates, each by weight_of(candidate, head).

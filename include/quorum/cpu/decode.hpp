@@ -201,7 +201,8 @@ class Decoder {
     double total[kMaxGroupSize] = {};
     if (choice.path == DecodePath::sparse_tokens) {
       clusters_used = attend_coded(task, head, choice, total);
-      if (choice.coded.attended && options_.tail != Tail::drop) first = state.num_always;  // sinks and window entered with the rest
+      if (options_.tail != Tail::drop && choice.coded.attended && choice.correctable(task.num_heads))
+        first = state.num_always;  // sinks and window entered with the rest
     } else {
       clusters_used = attend_clusters(task, head, choice, total);
     }
@@ -247,7 +248,7 @@ class Decoder {
       cpu::clear_accumulated(task);
       return 0;
     }
-    if (coded.attended) {
+    if (coded.attended && choice.correctable(task.num_heads)) {
       cpu::correct_coded_rest(task, head, coded);
       for (int g = 0; g < task.num_heads; ++g) total[g] = coded.coded[g] + coded.outside[g];
     } else {

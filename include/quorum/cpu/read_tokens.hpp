@@ -64,52 +64,73 @@ inline Threshold next_token_threshold(const HeadTask& task, const DecodeOptions&
   return next_threshold(task, &WorkerScratch::token_keys, coded.listed, options.max_tokens, enough);
 }
 
-// Tokens of the worker's candidates up to `bucket` that have not been listed, by way of visit(candidate, scan block, mask of lanes).
-template <class Visit>
-void for_listed_lanes(const HeadTask& task, const CodedState& coded, int bucket, Visit&& visit) {
-  const HeadScratch& shared = *task.shared;
-  const CandidateRange own = candidate_range(task, coded.candidates);
-  for (int candidate = own.first; candidate < own.last; ++candidate)
-    for (int block = shared.first_block[candidate]; block < shared.first_block[candidate + 1]; ++block) {
-      const uint16_t* buckets = shared.token_bucket + int64_t(block) * kCodeBlock;
-      const uint32_t lanes = simd::lanes_up_to(buckets, bucket) & ~simd::lanes_up_to(buckets, coded.listed.bucket);
-      if (lanes != 0) visit(candidate, block, lanes);
-    }
+// Lanes of a scan block up to `bucket` that have not been listed.
+inline uint32_t lanes_to_list(const HeadTask& task, const CodedState& coded, int bucket, int block) {
+  const uint16_t* buckets = task.shared->token_bucket + int64_t(block) * kCodeBlock;
+  return simd::lanes_up_to(buckets, bucket) & ~simd::lanes_up_to(buckets, coded.listed.bucket);
 }
 
-// Appends the tokens up to `bucket` that are not listed yet, every worker those of its own candidates, and takes their weights from their
-// clusters. Post: own().estimate holds the coded weights of the worker's. Two barriers. Returns the number of tokens of all workers.
-inline int list_tokens(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded, int bucket, int at) {
+// Number of tokens of the worker's candidates up to `bucket` that have not been listed.
+inline int count_to_list(const HeadTask& task, const CodedState& coded, int bucket) {
+  const CandidateRange own = candidate_range(task, coded.candidates);
+  int count = 0;
+  for (int block = task.shared->first_block[own.first]; block < task.shared->first_block[own.last]; ++block)
+    count += std::popcount(lanes_to_list(task, coded, bucket, block));
+  return count;
+}
+
+// Adds up the coded weights of a candidate's tokens beyond `bucket` anew. Taking the listed ones away from the sum would leave its
+// rounding, which is more than the rest where a code flatters its token by orders of magnitude.
+inline void sum_unread(const HeadTask& task, const CodedState& coded, int candidate, int bucket) {
   const HeadScratch& shared = *task.shared;
   const int heads = task.num_heads;
-  int count = 0, total = 0;
-  if (task.team.num_workers > 1)  // where the worker's part of the list begins
-    for_listed_lanes(task, coded, bucket, [&](int, int, uint32_t lanes) { count += std::popcount(lanes); });
-  task.own().num_listed = count;
+  float sums[kMaxGroupSize] = {}, shares[kMaxGroupSize * kCodeBlock];
+  for (int block = shared.first_block[candidate]; block < shared.first_block[candidate + 1]; ++block) {
+    uint32_t lanes = ~simd::lanes_up_to(shared.token_bucket + int64_t(block) * kCodeBlock, bucket) & 0xffffu;
+    for (int i = 0; i < heads * kCodeBlock; i += simd::kVectorSize)
+      simd::store(shares + i, simd::load_as_float(shared.token_share + int64_t(block) * heads * kCodeBlock + i));
+    for (; lanes != 0; lanes &= lanes - 1)
+      for (int g = 0; g < heads; ++g) sums[g] += shares[g * kCodeBlock + std::countr_zero(lanes)];
+  }
+  for (int g = 0; g < heads; ++g) shared.coded_mass[int64_t(candidate) * heads + g] = float(coded.total[g]) * sums[g];
+}
+
+// Appends the tokens up to `bucket` that are not listed yet, every worker those of its own candidates, and takes them out of the sums of
+// their clusters. Post: own().estimate holds the coded weights of the worker's, own().expected those of its candidates' other tokens. Two
+// barriers. Returns the number of tokens of all workers.
+inline int list_tokens(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded, int bucket, int at) {
+  const HeadScratch& shared = *task.shared;
+  const CandidateRange own = candidate_range(task, coded.candidates);
+  const int heads = task.num_heads;
+  int total = 0;
+  if (task.team.num_workers > 1) task.own().num_listed = count_to_list(task, coded, bucket);  // where the worker's part begins
   task.team.sync();
   for (int w = 0; w < task.team.num_workers; ++w) {
     if (w == task.team.worker) at += total;
     total += task.workers[w].num_listed;
   }
   const int begin = at;
-  float sums[kMaxGroupSize] = {};
-  for_listed_lanes(task, coded, bucket, [&](int candidate, int block, uint32_t lanes) {
-    const int32_t* tokens = cluster_at(head, shared.cluster[candidate]).tokens() + (block - shared.first_block[candidate]) * kCodeBlock;
-    float* mass = shared.coded_mass + int64_t(candidate) * heads;
-    float shares[kMaxGroupSize * kCodeBlock];
-    for (int i = 0; i < heads * kCodeBlock; i += simd::kVectorSize)
-      simd::store(shares + i, simd::load_as_float(shared.token_share + int64_t(block) * heads * kCodeBlock + i));
-    for (; lanes != 0; lanes &= lanes - 1) {
-      const int lane = std::countr_zero(lanes);
-      shared.tokens[at++] = tokens[lane];
-      for (int g = 0; g < heads; ++g) {
-        const float weight = float(coded.total[g]) * shares[g * kCodeBlock + lane];
-        mass[g] -= weight;
-        sums[g] += weight;
+  double listed[kMaxGroupSize] = {}, unread[kMaxGroupSize] = {};
+  for (int candidate = own.first; candidate < own.last; ++candidate) {
+    const int first = shared.first_block[candidate], before = at;
+    for (int block = first; block < shared.first_block[candidate + 1]; ++block) {
+      uint32_t lanes = lanes_to_list(task, coded, bucket, block);
+      if (lanes == 0) continue;
+      const int32_t* tokens = cluster_at(head, shared.cluster[candidate]).tokens() + (block - first) * kCodeBlock;
+      const f16* shares = shared.token_share + int64_t(block) * heads * kCodeBlock;
+      for (; lanes != 0; lanes &= lanes - 1) {
+        const int lane = std::countr_zero(lanes);
+        shared.tokens[at++] = tokens[lane];
+        for (int g = 0; g < heads; ++g) listed[g] += double(to_float(shares[g * kCodeBlock + lane]));
       }
     }
-  });
-  for (int g = 0; g < heads; ++g) task.own().estimate[g] = double(sums[g]);
+    if (at > before) sum_unread(task, coded, candidate, bucket);
+    for (int g = 0; g < heads; ++g) unread[g] += double(shared.coded_mass[int64_t(candidate) * heads + g]);
+  }
+  for (int g = 0; g < heads; ++g) {
+    task.own().estimate[g] = coded.total[g] * listed[g];
+    task.own().expected[g] = unread[g];
+  }
   task.team.sync();
   return task.team.num_workers > 1 ? total : at - begin;
 }
@@ -121,9 +142,10 @@ inline int take_tokens(const HeadTask& task, const ClusterHeadView& head, const 
   state.num_tokens += count;
   state.scored_tokens = state.num_tokens;
   coded.pending += count;
+  std::fill_n(coded.coded, task.num_heads, 0.0);
   for (int w = 0; w < task.team.num_workers; ++w)
     for (int g = 0; g < task.num_heads; ++g) {
-      coded.coded[g] = std::max(0.0, coded.coded[g] - task.workers[w].estimate[g]);
+      coded.coded[g] += task.workers[w].expected[g];
       coded.pending_weight[g] += task.workers[w].estimate[g];
     }
   return count;

@@ -9,6 +9,8 @@ namespace quorum::cpu {
 
 // Coded scores beyond exp(40) times everything that was expected are taken for that: sums stay finite.
 inline constexpr float kLargestCodedScore = 40.0f;
+// Shares are kept as f16, which ends at 65504.
+inline constexpr float kLargestShare = 60000.0f;
 
 // Code tables of all heads in the worker's scratch, from its q'. step[g]: value of one step of a sum, the gain included.
 inline void fill_code_tables(const HeadTask& task, float* step) {
@@ -100,7 +102,7 @@ QUORUM_ALWAYS_INLINE void weigh_code_block(const HeadTask& task, const ScanQueri
       const Vector share = weight * Vector(queries.inverse_total[first + g]);
       const int place = (first + g) * kCodeBlock + lane;
       store(out.counted + place, weight * (queries.by_square ? weight : Vector(scores.expected[first + g])));
-      store_as_f16(out.share + place, share);
+      store_as_f16(out.share + place, minimum(share, Vector(kLargestShare)));
       float* sum = sums + (first + g) * kVectorSize;
       store(sum, load(sum) + weight);
       key = maximum(share, key);

@@ -26,6 +26,14 @@ struct Choice {
     const float estimated = float(state.rest[head]);
     return double(sampled ? quorum::believed_rest(sampled_rest[head], estimated, sample_trust(model)) : estimated);
   }
+  // Whether the listed tokens' coded weight can be taken out of what has been attended: it must not be so much more than everything else
+  // that rounding is all that would be left.
+  bool correctable(int num_heads) const {
+    constexpr double kMost = 1e3;
+    for (int g = 0; g < num_heads; ++g)
+      if (!(coded.pending_weight[g] <= kMost * (state.read[g] + coded.coded[g] + coded.outside[g]))) return false;
+    return true;
+  }
   double rest_bound(int head, float z) const { return double(rest_upper_bound(sampled_rest[head], float(state.rest[head]), z)); }
 };
 
