@@ -249,11 +249,10 @@ TEST_CASE("the certified bound holds; widening hits the target") {
 }
 
 TEST_CASE("decode reads what select chooses: shapes, types, layouts") {
-  for (const auto& [qo, kv, d] :
-       std::vector<std::array<int, 3>>{{3, 3, 64}, {4, 2, 72}, {6, 2, 80}, {7, 1, 64}, {16, 2, 64}, {4, 2, 256}}) {
+  for (const auto& size : std::vector<std::array<int, 3>>{{3, 3, 64}, {4, 2, 72}, {6, 2, 80}, {7, 1, 64}, {16, 2, 64}, {4, 2, 256}}) {
     BatchSpec spec = coded_batch({900, 400});
-    spec.shape = {qo, kv, d, 0.0f};
-    CAPTURE(d);
+    spec.shape = {size[0], size[1], size[2], 0.0f};
+    CAPTURE(size[2]);
     CHECK(error_over_selection(Batch(spec), token_options()) <= 1.0);
   }
   for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16})

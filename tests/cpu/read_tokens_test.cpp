@@ -77,9 +77,10 @@ TEST_CASE("enough of the expected weight is listed: then the target is met, if t
 }
 
 TEST_CASE("the tokens of largest coded share are read, each once; groups, head_dims, teams") {
-  for (const auto& [heads, d] : std::vector<std::pair<int, int>>{{1, 64}, {3, 72}, {4, 80}, {8, 64}, {2, 256}})
+  for (const auto& size : std::vector<std::pair<int, int>>{{1, 64}, {3, 72}, {4, 80}, {8, 64}, {2, 256}})
     for (const int workers : {1, 2, 3})
       for (const float target : {0.5f, 0.9f}) {
+        const int heads = size.first, d = size.second;
         const Batch batch(test::coded_spec(1200, heads, d));
         CodedStage stage(batch, workers, with_target(target));
         stage.scan();

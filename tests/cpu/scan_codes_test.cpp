@@ -55,9 +55,10 @@ double expectation(const CodedStage& stage, const CodedToken& token, int g, int 
 }  // namespace
 
 TEST_CASE("weights by centroid and code: groups, head_dims, teams") {
-  for (const auto& [heads, d] : std::vector<std::pair<int, int>>{
+  for (const auto& size : std::vector<std::pair<int, int>>{
            {1, 64}, {2, 64}, {3, 72}, {4, 80}, {5, 64}, {6, 64}, {7, 72}, {8, 64}, {2, 256}, {4, 8}, {1, 128}, {16, 64}})
     for (const int workers : {1, 2, 3}) {
+      const int heads = size.first, d = size.second;
       BatchSpec spec = test::coded_spec(800, heads, d);
       spec.index.segment_tokens = 300;
       const Batch batch(spec);
