@@ -138,10 +138,7 @@ TEST_CASE("a higher coverage has all candidates of a lower one") {
 }
 
 TEST_CASE("no candidate where sinks and window hold the coverage") {
-  BatchSpec spec = test::coded_spec(600);
-  spec.index.window_tokens = 560;
-  spec.sharpness = 0.1f;
-  const Batch batch(spec);
+  const Batch batch(test::window_spec());
   for (const int workers : {1, 3}) {
     CodedStage stage(batch, workers, with_coverage(0.5f));
     stage.scan();

@@ -12,15 +12,9 @@
 using namespace quorum;
 using test::Batch;
 using test::BatchSpec;
+using test::coded_batch;
 
 namespace {
-
-BatchSpec coded_batch(std::vector<int> lengths) {
-  BatchSpec spec;
-  spec.lengths = std::move(lengths);
-  spec.index = {};
-  return spec;
-}
 
 // By ratio, by budget, by target error, with a certificate.
 std::vector<DecodeOptions> all_modes() {

@@ -14,15 +14,9 @@
 using namespace quorum;
 using test::Batch;
 using test::BatchSpec;
+using test::coded_batch;
 
 namespace {
-
-BatchSpec coded_batch(std::vector<int> lengths) {
-  BatchSpec spec;
-  spec.lengths = std::move(lengths);
-  spec.index = {};
-  return spec;
-}
 
 DecodeOptions token_options() {
   DecodeOptions options;

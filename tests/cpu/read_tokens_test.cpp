@@ -234,10 +234,7 @@ TEST_CASE("bounds on the number of tokens: the upper one is never passed") {
 }
 
 TEST_CASE("sinks and window are enough: nothing is listed") {
-  BatchSpec spec = test::coded_spec(600);
-  spec.index.window_tokens = 560;
-  spec.sharpness = 0.1f;
-  const Batch batch(spec);
+  const Batch batch(test::window_spec());
   for (const float coverage : {0.5f, 1.0f}) {
     DecodeOptions options = with_target(0.5f);
     options.candidate_coverage = coverage;

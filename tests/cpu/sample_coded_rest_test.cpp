@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/support/coded_stage.hpp"
+#include "tests/support/sample_moments.hpp"
 
 using namespace quorum;
 using test::Batch;
@@ -147,25 +148,17 @@ TEST_CASE("the mean over many samples is the rest's true weight; the standard er
         const Batch batch(noisy_spec());
         Sampler sampler(batch, 1, Sampler::budget(budget, num_samples, coverage));
         constexpr int kTrials = 400;
-        double mean[2] = {}, square[2] = {}, variance[2] = {};
-        for (uint64_t seed = 1; seed <= kTrials; ++seed) {
-          const auto rest = sampler.sample(seed);
-          for (size_t g = 0; g < 2; ++g) {
-            mean[g] += double(rest[g].weight) / kTrials;
-            square[g] += double(rest[g].weight) * double(rest[g].weight) / kTrials;
-            variance[g] += double(rest[g].standard_error) * double(rest[g].standard_error) / kTrials;
-          }
-        }
+        const test::SampleMoments moments = test::sample_moments(sampler, kTrials);
         for (size_t g = 0; g < 2; ++g) {
           CAPTURE(coverage);
           CAPTURE(num_samples);
           CAPTURE(budget);
-          CAPTURE(mean[g]);
+          CAPTURE(moments.mean[g]);
           CAPTURE(sampler.true_rest[g]);
-          const double true_variance = square[g] - mean[g] * mean[g];
-          CHECK(test::near(mean[g], sampler.true_rest[g], 5.0 * std::sqrt(true_variance / kTrials)));
-          CHECK(variance[g] >= 0.6 * true_variance);
-          CHECK(variance[g] <= 4.0 * true_variance);
+          const double true_variance = moments.true_variance[g];
+          CHECK(test::near(moments.mean[g], sampler.true_rest[g], 5.0 * std::sqrt(true_variance / kTrials)));
+          CHECK(moments.stated_variance[g] >= 0.6 * true_variance);
+          CHECK(moments.stated_variance[g] <= 4.0 * true_variance);
           if (num_samples == 256) CHECK(std::sqrt(true_variance) < 0.4 * sampler.true_rest[g]);
         }
       }

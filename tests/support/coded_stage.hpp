@@ -12,10 +12,15 @@ namespace quorum::test {
 
 // Sequences of one KV head to be read by codes.
 inline BatchSpec coded_spec(int length, int group_size = 3, int head_dim = 64) {
-  BatchSpec spec;
+  BatchSpec spec = coded_batch({length});
   spec.shape = {group_size, 1, head_dim, 0.0f};
-  spec.lengths = {length};
-  spec.index = {};
+  return spec;
+}
+// One whose sinks and window hold nearly all of the weight.
+inline BatchSpec window_spec() {
+  BatchSpec spec = coded_spec(600);
+  spec.index.window_tokens = 560;
+  spec.sharpness = 0.1f;
   return spec;
 }
 

@@ -35,6 +35,14 @@ struct BatchSpec {
   float key_noise = 0.3f;
 };
 
+// Sequences whose indexes have the defaults, with residual codes.
+inline BatchSpec coded_batch(std::vector<int> lengths) {
+  BatchSpec spec;
+  spec.lengths = std::move(lengths);
+  spec.index = {};
+  return spec;
+}
+
 // Output and lse lie between sentinels, so that a write outside of them, or none at all, shows.
 struct DecodeResult {
   static constexpr float kSentinel = -12345.0f;

@@ -87,6 +87,12 @@ QUORUM_HOST_DEVICE inline ClusterRef cluster_at(const ClusterHeadView& head, int
   return {head.segments + segment, cluster - head.segment_first[segment]};
 }
 
+// Sizes of the 16 clusters of a block of ids.
+QUORUM_HOST_DEVICE inline const float* block_sizes(const ClusterHeadView& head, int block) {
+  const ClusterRef first = cluster_at(head, block * kClusterBlock);
+  return first.segment->size + first.local;
+}
+
 // Bytes that scoring reads per cluster: centroid and scale, size, and the second-order term.
 constexpr int64_t score_bytes_per_cluster(int head_dim, IndexStorage storage, VarianceModel variance) {
   const int64_t centroid = storage == IndexStorage::int8 ? head_dim + 4 : 4 * head_dim;

@@ -56,7 +56,7 @@ enum class DecodeStatus : uint8_t {
   too_many_tokens,      // a sequence is longer than the plan was sized for
   too_many_workers,     // the executor runs more workers than the plan was sized for
   index_mismatch,       // an index has other heads or another head_dim, or covers more tokens than the cache
-  codes_missing,        // ReadUnit::tokens was planned, but an index was built without residual codes
+  codes_missing,        // ReadUnit::tokens or a target error was planned, but an index was built without residual codes
   variance_mismatch,    // VarianceModel::diagonal was planned, but an index was built without it
   report_too_small,     // reports are wanted, but there is no room for num_sequences * num_qo_heads
   selection_too_small,  // select: a row needs more than `capacity` tokens; its count says how many

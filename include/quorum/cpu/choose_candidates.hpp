@@ -12,9 +12,9 @@ inline void fill_cluster_keys(const HeadTask& task, const ClusterHeadView& head,
   using simd::Vector;
   clear(task.own().cluster_keys, task.num_heads);
   for (int block = first; block < last; ++block) {
-    const int segment_id = head.block_segment[block];
-    const SegmentView& segment = head.segments[segment_id];
-    const int local = block * kClusterBlock - head.segment_first[segment_id];
+    const ClusterRef first_of_block = cluster_at(head, block * kClusterBlock);
+    const SegmentView& segment = *first_of_block.segment;
+    const int local = first_of_block.local;
     const float* size = segment.size + local;
     simd::prefetch(segment.code_indptr + local);  // of candidates; all together it is little, one by one each would be waited for
     simd::prefetch(segment.cluster_indptr + local);
@@ -43,8 +43,7 @@ inline void fill_cluster_keys(const HeadTask& task, const ClusterHeadView& head,
 template <class Visit>
 void for_each_cluster(const HeadTask& task, const ClusterHeadView& head, Visit&& visit) {
   for (int block = task.team.first(head.num_blocks()); block < task.team.last(head.num_blocks()); ++block) {
-    const int segment_id = head.block_segment[block];
-    const float* size = head.segments[segment_id].size + block * kClusterBlock - head.segment_first[segment_id];
+    const float* size = block_sizes(head, block);
     for (int lane = 0; lane < kClusterBlock; ++lane) visit(block * kClusterBlock + lane, size[lane]);
   }
 }

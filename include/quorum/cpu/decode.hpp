@@ -200,9 +200,9 @@ class Decoder {
     int clusters_used = 0, first = 0;
     double total[kMaxGroupSize] = {};
     if (choice.path == DecodePath::sparse_tokens) {
-      clusters_used = attend_coded(task, head, choice, total);
-      if (options_.tail != Tail::drop && choice.coded.attended && choice.correctable(task.num_heads))
-        first = state.num_always;  // sinks and window entered with the rest
+      const bool corrects = options_.tail != Tail::drop && choice.coded.attended && choice.correctable(task.num_heads);
+      clusters_used = attend_coded(task, head, choice, corrects, total);
+      if (corrects) first = state.num_always;  // sinks and window entered with the rest
     } else {
       clusters_used = attend_clusters(task, head, choice, total);
     }
@@ -241,14 +241,16 @@ class Decoder {
     return cpu::attend_tail(task, head, choice.state, amount, total);
   }
 
-  // The rest that reading by codes left. total[g]: weight of it that entered.
-  int attend_coded(const cpu::HeadTask& task, const ClusterHeadView& head, const cpu::Choice& choice, double* total) const noexcept {
+  // The rest that reading by codes left, or with `corrects` what the error model attended, less what was listed since. total[g]: weight of
+  // it that entered.
+  int attend_coded(const cpu::HeadTask& task, const ClusterHeadView& head, const cpu::Choice& choice, bool corrects,
+                   double* total) const noexcept {
     const cpu::CodedState& coded = choice.coded;
     if (options_.tail == Tail::drop) {
       cpu::clear_accumulated(task);
       return 0;
     }
-    if (coded.attended && choice.correctable(task.num_heads)) {
+    if (corrects) {
       cpu::correct_coded_rest(task, head, coded);
       for (int g = 0; g < task.num_heads; ++g) total[g] = coded.coded[g] + coded.outside[g];
     } else {

@@ -10,7 +10,7 @@ namespace quorum::cpu {
 inline void square_outside(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded) {
   double sums[kMaxGroupSize] = {};
   for_each_cluster(task, head, [&](int cluster, float size) {
-    if (!(size > 0.0f) || task.shared->share[cluster] >= coded.candidate_key) return;
+    if (!(size > 0.0f) || is_candidate(task, coded, cluster)) return;
     for (int g = 0; g < task.num_heads; ++g) {
       const float weight = cluster_estimate(task, cluster, g);
       sums[g] += double(weight * weight / size);

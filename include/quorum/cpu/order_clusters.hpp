@@ -14,8 +14,7 @@ inline void fill_buckets(const HeadTask& task, const ClusterHeadView& head, cons
   int32_t* histogram = task.own().histogram;
   std::fill_n(histogram, kNumOrderBuckets, 0);
   for (int block = first; block < last; ++block) {
-    const int segment_id = head.block_segment[block];
-    const float* size = head.segments[segment_id].size + block * kClusterBlock - head.segment_first[segment_id];
+    const float* size = block_sizes(head, block);
     float share[kClusterBlock];
     for (int lane = 0; lane < kClusterBlock; lane += simd::kVectorSize) {
       Vector largest(-kInfinity);
@@ -53,8 +52,7 @@ inline int place_buckets(const HeadTask& task, int32_t* place) {
 inline void scatter_clusters(const HeadTask& task, const ClusterHeadView& head, int32_t* place, int first, int last) {
   HeadScratch& shared = *task.shared;
   for (int block = first; block < last; ++block) {
-    const int segment_id = head.block_segment[block];
-    const float* size = head.segments[segment_id].size + block * kClusterBlock - head.segment_first[segment_id];
+    const float* size = block_sizes(head, block);
     for (int lane = 0; lane < kClusterBlock; ++lane) {
       const int32_t bucket = shared.bucket[block * kClusterBlock + lane];
       if (bucket == kEmptyCluster) continue;

@@ -1,6 +1,8 @@
 // Fourth stage where the index has residual codes: the tokens of largest coded weight are chosen and their keys read (algorithm.md eq. 15).
 #pragma once
 
+#include <numeric>
+
 #include "quorum/cpu/read_keys.hpp"
 #include "quorum/cpu/scan_codes.hpp"
 
@@ -40,6 +42,10 @@ struct CodedState {
   double rest(int head) const { return surprise[head] * (std::max(0.0, expected[head] - listed.chosen.weight[head]) + outside[head]); }
 };
 
+inline bool is_candidate(const HeadTask& task, const CodedState& coded, int cluster) {
+  return task.shared->share[cluster] >= coded.candidate_key;
+}
+
 // Expected weight that must be listed so that a head meets its target, if unread tokens weigh what is believed of them.
 inline double expected_need(const DecodeOptions& options, const CodedState& coded, const ReadState& state, int g) {
   const double target = double(options.target_ratio), factor = state.rest_factor[g];
@@ -64,21 +70,6 @@ inline Threshold next_token_threshold(const HeadTask& task, const DecodeOptions&
   return next_threshold(task, &WorkerScratch::token_keys, coded.listed, options.max_tokens, enough);
 }
 
-// Lanes of a scan block up to `bucket` that have not been listed.
-inline uint32_t lanes_to_list(const HeadTask& task, const CodedState& coded, int bucket, int block) {
-  const uint16_t* buckets = task.shared->token_bucket + int64_t(block) * kCodeBlock;
-  return simd::lanes_up_to(buckets, bucket) & ~simd::lanes_up_to(buckets, coded.listed.bucket);
-}
-
-// Number of tokens of the worker's candidates up to `bucket` that have not been listed.
-inline int count_to_list(const HeadTask& task, const CodedState& coded, int bucket) {
-  const CandidateRange own = candidate_range(task, coded.candidates);
-  int count = 0;
-  for (int block = task.shared->first_block[own.first]; block < task.shared->first_block[own.last]; ++block)
-    count += std::popcount(lanes_to_list(task, coded, bucket, block));
-  return count;
-}
-
 // Adds up the coded weights of a candidate's tokens beyond `bucket` anew. Taking the listed ones away from the sum would leave its
 // rounding, which is more than the rest where a code flatters its token by orders of magnitude.
 inline void sum_unread(const HeadTask& task, const CodedState& coded, int candidate, int bucket) {
@@ -97,24 +88,22 @@ inline void sum_unread(const HeadTask& task, const CodedState& coded, int candid
 
 // Appends the tokens up to `bucket` that are not listed yet, every worker those of its own candidates, and takes them out of the sums of
 // their clusters. Post: own().estimate holds the coded weights of the worker's, own().expected those of its candidates' other tokens. Two
-// barriers. Returns the number of tokens of all workers.
-inline int list_tokens(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded, int bucket, int at) {
+// barriers.
+inline void list_tokens(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded, int bucket, int at) {
   const HeadScratch& shared = *task.shared;
   const CandidateRange own = candidate_range(task, coded.candidates);
   const int heads = task.num_heads;
-  int total = 0;
-  if (task.team.num_workers > 1) task.own().num_listed = count_to_list(task, coded, bucket);  // where the worker's part begins
-  task.team.sync();
-  for (int w = 0; w < task.team.num_workers; ++w) {
-    if (w == task.team.worker) at += total;
-    total += task.workers[w].num_listed;
+  for (int w = 0; w < task.team.worker; ++w) {  // the histograms know how many tokens the workers before list
+    const int32_t* counts = task.workers[w].token_keys.counts;
+    at = std::accumulate(counts + coded.listed.bucket + 1, counts + bucket + 1, at);
   }
-  const int begin = at;
+  task.team.sync();  // others may still read what was published last
   double listed[kMaxGroupSize] = {}, unread[kMaxGroupSize] = {};
   for (int candidate = own.first; candidate < own.last; ++candidate) {
     const int first = shared.first_block[candidate], before = at;
     for (int block = first; block < shared.first_block[candidate + 1]; ++block) {
-      uint32_t lanes = lanes_to_list(task, coded, bucket, block);
+      const uint16_t* buckets = shared.token_bucket + int64_t(block) * kCodeBlock;
+      uint32_t lanes = simd::lanes_up_to(buckets, bucket) & ~simd::lanes_up_to(buckets, coded.listed.bucket);
       if (lanes == 0) continue;
       const int32_t* tokens = cluster_at(head, shared.cluster[candidate]).tokens() + (block - first) * kCodeBlock;
       const f16* shares = shared.token_share + int64_t(block) * heads * kCodeBlock;
@@ -132,12 +121,12 @@ inline int list_tokens(const HeadTask& task, const ClusterHeadView& head, const 
     task.own().expected[g] = unread[g];
   }
   task.team.sync();
-  return task.team.num_workers > 1 ? total : at - begin;
 }
 
 // Lists all tokens up to `next` and takes note of it. Returns their number.
 inline int take_tokens(const HeadTask& task, const ClusterHeadView& head, const Threshold& next, CodedState& coded, ReadState& state) {
-  const int count = list_tokens(task, head, coded, next.bucket, state.num_always + state.num_tokens);
+  const int count = int(next.chosen.count - coded.listed.chosen.count);
+  list_tokens(task, head, coded, next.bucket, state.num_always + state.num_tokens);
   coded.listed = next;
   state.num_tokens += count;
   state.scored_tokens = state.num_tokens;

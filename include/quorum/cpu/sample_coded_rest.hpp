@@ -30,12 +30,6 @@ void for_each_scan_block(const HeadTask& task, const ClusterHeadView& head, cons
   }
 }
 
-// Share of a cluster that is no candidate, largest over the heads; 0 for candidates.
-inline float outside_share(const HeadTask& task, const CodedState& coded, int cluster, float size) {
-  const float key = task.shared->share[cluster];
-  return key >= coded.candidate_key ? 0.0f : key * size;
-}
-
 // Publishes the sums of shares and tokens of the worker's scan blocks and of its clusters that are no candidates. One barrier at the end.
 inline void share_coded_rest(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded) {
   WorkerScratch& own = task.own();
@@ -46,8 +40,8 @@ inline void share_coded_rest(const HeadTask& task, const ClusterHeadView& head, 
     own.size_sum += std::popcount(unread.lanes);
   });
   for_each_cluster(task, head, [&](int cluster, float size) {
-    if (task.shared->share[cluster] >= coded.candidate_key) return;
-    own.outside_share_sum += double(outside_share(task, coded, cluster, size));
+    if (is_candidate(task, coded, cluster)) return;
+    own.outside_share_sum += double(task.shared->share[cluster] * size);
     own.outside_size_sum += double(size);
   });
   task.team.sync();
@@ -106,8 +100,8 @@ inline int draw_coded_tokens(const HeadTask& task, const ClusterHeadView& head, 
     double cumulative = before[1];
     const double after = before[1] + probability(task.own(), true);
     for_each_cluster(task, head, [&](int cluster, float size) {
-      if (cursor.done() || size <= 0.0f || task.shared->share[cluster] >= coded.candidate_key) return;
-      const double own = rule.probability(double(outside_share(task, coded, cluster, size)), double(size));
+      if (cursor.done() || size <= 0.0f || is_candidate(task, coded, cluster)) return;
+      const double own = rule.probability(double(task.shared->share[cluster] * size), double(size));
       cumulative += own;
       cursor.advance(std::min(cumulative, after), [&](int stratum) {
         take(cluster_at(head, cluster), points.token_of(stratum, int(size)), double(size) / own, stratum);

@@ -134,8 +134,7 @@ inline void weigh_blocks(const HeadTask& task, const ClusterHeadView& head, cons
   for (int g = 0; g < task.num_heads; ++g) {
     double total = 0.0;
     for (int block = first; block < last; ++block) {
-      const int segment_id = head.block_segment[block];
-      const float* size = head.segments[segment_id].size + block * kClusterBlock - head.segment_first[segment_id];
+      const float* size = block_sizes(head, block);
       const int64_t at = (int64_t(block) * task.num_heads + g) * kClusterBlock;
       Vector sum(0.0f);
       for (int lane = 0; lane < kClusterBlock; lane += kVectorSize) {

@@ -74,7 +74,6 @@ struct WorkerScratch {
   double outside_size_sum = 0.0;
   CandidateCounts candidates;
   int num_outside = 0;
-  int num_listed = 0;
   bool non_finite = false;
 };
 
