@@ -1,0 +1,45 @@
+// Launching a kernel: the one place where it happens, and where its error is seen.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "quorum/core/config.hpp"
+
+namespace quorum::cuda {
+
+// Where and how wide a kernel runs.
+struct LaunchConfig {
+  dim3 grid = {1, 1, 1};
+  int threads = 0;                 // of a block
+  int64_t dynamic_shared = 0;      // bytes of a block
+  cudaStream_t stream = nullptr;
+  bool overlaps_previous = false;  // may start before the kernel before it has finished; then it calls wait_for_previous_kernel()
+};
+
+#if !defined(QUORUM_CUDA_EMULATION)
+
+// Enqueues kernel(args...). Errors: what the runtime says of the launch; never waits. Allowed while a stream is captured.
+template <class... Params, class... Args>
+cudaError_t launch(const LaunchConfig& config, void (*kernel)(Params...), Args... args) {
+  cudaLaunchConfig_t native = {};
+  native.gridDim = config.grid;
+  native.blockDim = dim3(unsigned(config.threads));
+  native.dynamicSmemBytes = size_t(config.dynamic_shared);
+  native.stream = config.stream;
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  native.attrs = &overlap;
+  native.numAttrs = config.overlaps_previous ? 1 : 0;
+  return cudaLaunchKernelEx(&native, kernel, Params(args)...);
+}
+
+// Lets a kernel have `bytes` of dynamic shared memory. Once per kernel, when planning.
+template <class... Params>
+cudaError_t allow_dynamic_shared(void (*kernel)(Params...), int64_t bytes) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+}
+
+#endif
+
+}  // namespace quorum::cuda
