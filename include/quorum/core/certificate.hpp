@@ -33,6 +33,12 @@ struct SampledRest {
   float standard_error = 0.0f;  // of the estimate
 };
 
+// What a stratified sum of `count` draws says: variance by successive differences (Owen ch. 8.4): n / (2 (n - 1)) * sum of squares.
+QUORUM_HOST_DEVICE inline SampledRest stratified_rest(float sum, float squared_differences, int count) {
+  if (count < 2) return {sum, sum};
+  return {sum, std::sqrt(squared_differences * float(count) / (2.0f * float(count - 1)))};
+}
+
 // Sums one draw per stratum; neighbours in the draw order are alike, so their differences measure the error.
 class StratifiedSum {
  public:
@@ -43,11 +49,7 @@ class StratifiedSum {
     last_ = contribution;
     ++count_;
   }
-  // Variance by successive differences (Owen ch. 8.4): n / (2 (n - 1)) * sum of squared differences.
-  QUORUM_HOST_DEVICE SampledRest result() const {
-    if (count_ < 2) return {sum_, sum_};
-    return {sum_, std::sqrt(differences_ * float(count_) / (2.0f * float(count_ - 1)))};
-  }
+  QUORUM_HOST_DEVICE SampledRest result() const { return stratified_rest(sum_, differences_, count_); }
 
  private:
   float sum_ = 0.0f;

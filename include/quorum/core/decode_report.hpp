@@ -61,6 +61,8 @@ enum class DecodeStatus : uint8_t {
   report_too_small,     // reports are wanted, but there is no room for num_sequences * num_qo_heads
   selection_too_small,  // select: a row needs more than `capacity` tokens; its count says how many
   scope_mismatch,       // select: needs SelectionScope::group
+  type_mismatch,        // keys and values are not of the type that was planned for
+  launch_failed,        // the GPU's runtime refused a kernel; it says why
 };
 
 constexpr const char* status_message(DecodeStatus status) {
@@ -87,6 +89,10 @@ constexpr const char* status_message(DecodeStatus status) {
       return "select: out.capacity must be at least the tokens chosen for every KV head";
     case DecodeStatus::scope_mismatch:
       return "select: options.scope must be group";
+    case DecodeStatus::type_mismatch:
+      return "decode: kv.type must be the plan's";
+    case DecodeStatus::launch_failed:
+      return "decode: every kernel must launch, cudaGetLastError() says why one did not";
   }
   return "decode: unknown status";
 }

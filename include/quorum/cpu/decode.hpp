@@ -3,6 +3,7 @@
 
 #include <span>
 
+#include "quorum/core/step_bytes.hpp"
 #include "quorum/cpu/attend_coded_rest.hpp"
 #include "quorum/cpu/dense_attention.hpp"
 #include "quorum/cpu/select_tokens.hpp"
@@ -276,11 +277,11 @@ class Decoder {
   void report(const cpu::HeadTask& task, const SequenceView& sequence, const cpu::Choice& choice, int clusters_used,
               std::span<HeadReport> reports) const noexcept {
     if (reports.empty() || !task.team.leads()) return;
-    const int64_t row = int64_t(shape_.head_dim) * element_bytes(task.kv.type);
+    const StoredHead stored{shape_.head_dim, task.kv.type};
     for (int g = 0; g < task.num_heads; ++g) {
       HeadReport report;
       report.path = choice.path;
-      report.bytes_dense = 2 * row * task.kv.num_tokens;
+      report.bytes_dense = stored.dense_bytes(task.kv.num_tokens);
       report.tokens_read = report.tokens_scored = task.kv.num_tokens;
       report.bytes_read = report.bytes_dense;
       if (!is_dense(choice.path)) describe(task, *sequence.index, choice, clusters_used, g, report);
@@ -291,7 +292,6 @@ class Decoder {
   void describe(const cpu::HeadTask& task, const ClusterIndexView& index, const cpu::Choice& choice, int clusters_used, int head,
                 HeadReport& report) const noexcept {
     const cpu::ReadState& state = choice.state;
-    const int64_t d = shape_.head_dim, row = d * element_bytes(task.kv.type);
     report.tokens_read = state.num_always + state.num_tokens;
     report.tokens_scored = state.num_always + state.scored_tokens;
     report.tokens_sampled = state.num_sampled;
@@ -299,13 +299,8 @@ class Decoder {
     const bool by_tokens = choice.path == DecodePath::sparse_tokens;
     if (by_tokens) report.tokens_coded = choice.coded.candidates.tokens;
     if (by_tokens && options_.target_error > 0.0f) report.error_estimate = float(choice.coded.error(head));
-    const int64_t mean_bytes = index.storage == IndexStorage::int8 ? d + 4 : 4 * d;
-    const int64_t metric_bytes = 2 * padded_dim(shape_.head_dim) * d + 12 * d;
-    report.bytes_read =
-        row * (report.tokens_read + report.tokens_scored + report.tokens_sampled) + metric_bytes + clusters_used * mean_bytes +
-        index.heads[task.kv_head].num_cluster_slots() * score_bytes_per_cluster(shape_.head_dim, index.storage, options_.variance) +
-        4 * state.scored_tokens;
-    if (by_tokens) report.bytes_read += choice.coded.candidates.blocks * kCodeBlock * code_bytes_per_token(shape_.head_dim);
+    const StoredHead stored{shape_.head_dim, task.kv.type, index.storage, options_.variance, index.heads[task.kv_head].num_cluster_slots()};
+    report.bytes_read = stored.sparse_bytes(report, state.scored_tokens, by_tokens ? choice.coded.candidates.blocks * kCodeBlock : 0);
     report.rounds = choice.rounds;
     const bool complete = by_tokens ? state.num_tokens == choice.coded.indexed_tokens : state.stop == state.num_clusters;
     const float read = float(state.read[head] + (choice.coded.pending > 0 ? choice.coded.pending_weight[head] : 0.0));

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "quorum/core/certificate.hpp"
-#include "quorum/core/random.hpp"
+#include "quorum/core/sample_points.hpp"
 #include "quorum/cpu/read_keys.hpp"
 
 namespace quorum::cpu {
@@ -41,21 +41,8 @@ struct Draw {
   int stratum;
 };
 
-// The random points of a sample: stratum s of n takes one point of [s, s + 1) / n of the cumulative distribution.
-struct SamplePoints {
-  uint64_t stream = 0;
-  int num_samples = 0;
-
-  double point(int stratum) const { return (double(stratum) + double(uniform_unit(stream, uint64_t(2 * stratum)))) / double(num_samples); }
-  int token_of(int stratum, int size) const {
-    return std::min(size - 1, int(uniform_unit(stream, uint64_t(2 * stratum + 1)) * float(size)));
-  }
-};
-
 inline SamplePoints sample_points(const HeadTask& task, const DecodeOptions& options, const ReadState& state) {
-  // The place in the batch is no part of the key: a sequence draws the same tokens wherever it stands.
-  const uint64_t place = (uint64_t(task.first_qo_head) << 32) ^ uint64_t(task.kv.num_tokens);
-  return {mix_bits(options.seed ^ place) + uint64_t(state.num_sampled), samples_per_round(options)};
+  return SamplePoints::of(options.seed, task.first_qo_head, task.kv.num_tokens, state.num_sampled, samples_per_round(options));
 }
 
 inline constexpr int kMaxSamples = 256;

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "quorum/core/decode_plan.hpp"
 #include "quorum/core/selection_view.hpp"
 #include "quorum/cpu/model_error.hpp"
 #include "quorum/cpu/sample_coded_rest.hpp"
@@ -137,11 +138,10 @@ void read_and_certify(const Reader& reader, float z) {
 
 // Which way a task goes before anything is computed.
 inline DecodePath first_path(const HeadTask& task, const ClusterIndexView* index, const DecodeOptions& options, int max_cluster_slots) {
-  if (index == nullptr || index->empty() || task.kv.num_tokens <= options.dense_below) return DecodePath::dense_by_length;
-  if (options.target_ratio >= 1.0f && options.fixed_budget == 0 && options.target_error == 0.0f) return DecodePath::dense_by_target;
-  if (index->heads[task.kv_head].non_finite) return DecodePath::dense_by_numerics;
-  if (index->heads[task.kv_head].num_cluster_slots() > max_cluster_slots) return DecodePath::dense_by_capacity;
-  return DecodePath::sparse;
+  IndexedHead head;
+  if (index != nullptr && !index->empty())
+    head = {true, index->heads[task.kv_head].non_finite, index->heads[task.kv_head].num_cluster_slots()};
+  return quorum::first_path(head, task.kv.num_tokens, options, max_cluster_slots);
 }
 
 // Whether single tokens are chosen rather than whole clusters.

@@ -1,0 +1,26 @@
+// The index of one KV head as one run of clusters: the form in which it lies on a GPU. docs/layouts.md draws the arrays.
+#pragma once
+
+#include "quorum/core/cluster_index_view.hpp"
+
+namespace quorum {
+
+// Clusters of all segments side by side, ids as in ClusterHeadView; cluster_indptr and code_indptr count through all of them. Rows of the
+// arrays that are not in blocks of 16 exist for padding clusters too.
+struct FlatHeadView {
+  QueryMetricView metric;
+  SegmentView clusters;   // num_clusters: slots, a multiple of 16
+  ValueMoments moments;
+  int32_t begin_token = 0;  // indexed tokens: [begin_token, end_token)
+  int32_t end_token = 0;
+  bool non_finite = false;  // an indexed key or value was NaN or Inf: attend densely
+  bool residual_codes = false;
+
+  QUORUM_HOST_DEVICE bool empty() const { return begin_token >= end_token; }
+  QUORUM_HOST_DEVICE int num_blocks() const { return clusters.num_clusters / kClusterBlock; }
+  // Sinks, and everything that is not indexed yet.
+  QUORUM_HOST_DEVICE int num_always(int num_tokens) const { return empty() ? num_tokens : begin_token + num_tokens - end_token; }
+  QUORUM_HOST_DEVICE int always_token(int i) const { return empty() || i < begin_token ? i : end_token + i - begin_token; }
+};
+
+}  // namespace quorum

@@ -1,0 +1,5 @@
+// Everything that needs a CUDA toolkit; quorum.hpp is the part that does not.
+#pragma once
+
+#include "quorum/cuda/cluster_index.cuh"
+#include "quorum/cuda/decode.cuh"

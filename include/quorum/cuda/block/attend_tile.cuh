@@ -1,0 +1,132 @@
+// Attention of a group's query heads over tiles of 16 tokens by one warp, on tensor cores, with an online softmax.
+//
+// Scores come transposed, tokens by heads: 8 heads fill the narrow side of the instruction, and a group of 4 wastes half of it where heads
+// by tokens would waste three quarters. A lane holds the same two heads of every 8 in scores, weights and output, so that rescaling needs
+// no exchange: head 8 t + 2 (lane % 4) + j.
+#pragma once
+
+#include "quorum/core/attention_state.hpp"
+#include "quorum/cuda/block/ptx.cuh"
+#include "quorum/cuda/block/warp.cuh"
+
+namespace quorum::cuda {
+
+inline constexpr int kTileTokens = 16;
+inline constexpr float kLog2e = 1.44269504f;
+
+// Rows of a tile in shared memory: 16 bytes more than they hold, so that the same place of 8 rows lies in different banks.
+template <int kHeadDim>
+inline constexpr int kTileStride = kHeadDim + 8;  // in elements of 2 bytes
+template <int kHeadDim>
+inline constexpr int kTileElements = kTileTokens * kTileStride<kHeadDim>;
+
+// 8 heads' queries, and the type's tensor core operand: lane l holds coordinates 2 (l % 4), +1 of head l / 4, of every 8.
+template <class T, int kHeadDim, int kHeadTiles>
+struct TileQueries {
+  uint32_t word[kHeadTiles][kHeadDim / 16][2];
+
+  // query(head, c): coordinate c of a head, as a float.
+  template <class Query>
+  __device__ __forceinline__ void load(Query&& query) {
+    const int lane = int(threadIdx.x) % kWarpSize;
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t)
+#pragma unroll
+      for (int k = 0; k < kHeadDim / 8; ++k) {
+        const int head = t * 8 + lane / 4, c = k * 8 + lane % 4 * 2;
+        word[t][k / 2][k % 2] = pack<T>(query(head, c), query(head, c + 1));
+      }
+  }
+};
+
+// Scores of a tile: score[t][2 i + j] is that of token lane / 4 + 8 i and head 8 t + 2 (lane % 4) + j.
+template <class T, int kHeadDim, int kHeadTiles>
+__device__ __forceinline__ void score_tile(const T* keys, const TileQueries<T, kHeadDim, kHeadTiles>& queries,
+                                           float (&score)[kHeadTiles][4]) {
+  const int lane = int(threadIdx.x) % kWarpSize;
+  const T* row = keys + (lane % 16) * kTileStride<kHeadDim> + lane / 16 * 8;
+#pragma unroll
+  for (int t = 0; t < kHeadTiles; ++t)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) score[t][i] = 0.0f;
+#pragma unroll
+  for (int k = 0; k < kHeadDim / 16; ++k) {
+    uint32_t key[4];
+    ldmatrix_x4(key, row + k * 16);
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t) mma_m16n8k16<T>(score[t], key, queries.word[t][k]);
+  }
+}
+
+// Maximum, sum and weighted values of all tiles so far.
+template <int kHeadDim, int kHeadTiles>
+struct TileState {
+  float max[kHeadTiles][2];  // of scores in units of log2(e)
+  float sum[kHeadTiles][2];  // the lane's tokens only
+  float output[kHeadDim / 16][kHeadTiles][4];  // coordinates lane / 4 + 8 i of every 16
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        max[t][j] = -kInfinity;
+        sum[t][j] = 0.0f;
+      }
+#pragma unroll
+      for (int m = 0; m < kHeadDim / 16; ++m)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) output[m][t][i] = 0.0f;
+    }
+  }
+};
+
+// output += values^T weights, for weights as operands: weight[t][i] holds tokens 8 i + 2 (lane % 4), +1 of head 8 t + lane / 4.
+template <class T, int kHeadDim, int kHeadTiles>
+__device__ __forceinline__ void accumulate_tile(const T* values, const uint32_t (&weight)[kHeadTiles][2],
+                                                TileState<kHeadDim, kHeadTiles>& state) {
+  const int lane = int(threadIdx.x) % kWarpSize;
+  const T* row = values + (lane % 8 + lane / 16 * 8) * kTileStride<kHeadDim> + lane / 8 % 2 * 8;
+#pragma unroll
+  for (int m = 0; m < kHeadDim / 16; ++m) {
+    uint32_t value[4];
+    ldmatrix_x4_trans(value, row + m * 16);
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t) mma_m16n8k16<T>(state.output[m][t], value, weight[t]);
+  }
+}
+
+// Weights of a tile's scores, in place, relative to the new maximum; sum and output are brought to it. Score and maximum are in units of
+// log2(e). At least one score of a head must be above -inf.
+template <int kHeadDim, int kHeadTiles>
+__device__ __forceinline__ void weigh_tile(float (&score)[kHeadTiles][4], TileState<kHeadDim, kHeadTiles>& state) {
+#pragma unroll
+  for (int t = 0; t < kHeadTiles; ++t)
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const float max = fmaxf(state.max[t][j], warp_max<4>(fmaxf(score[t][j], score[t][2 + j])));
+      const float factor = exp2_approx(state.max[t][j] - max);
+      state.max[t][j] = max;
+      score[t][j] = exp2_approx(score[t][j] - max);
+      score[t][2 + j] = exp2_approx(score[t][2 + j] - max);
+      state.sum[t][j] = state.sum[t][j] * factor + score[t][j] + score[t][2 + j];
+      if (factor != 1.0f) {
+#pragma unroll
+        for (int m = 0; m < kHeadDim / 16; ++m) {
+          state.output[m][t][j] *= factor;
+          state.output[m][t][2 + j] *= factor;
+        }
+      }
+    }
+}
+
+// Weights from the layout of scores to that of operands.
+template <class T, int kHeadTiles>
+__device__ __forceinline__ void pack_weights(const float (&score)[kHeadTiles][4], uint32_t (&weight)[kHeadTiles][2]) {
+#pragma unroll
+  for (int t = 0; t < kHeadTiles; ++t)
+#pragma unroll
+    for (int i = 0; i < 2; ++i) weight[t][i] = movmatrix_trans(pack<T>(score[t][2 * i], score[t][2 * i + 1]));
+}
+
+}  // namespace quorum::cuda

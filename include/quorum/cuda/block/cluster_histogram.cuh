@@ -1,0 +1,45 @@
+// Weights and tokens of a row's clusters by bucket of the reading order, and the places in that order where sums reach a value
+// (algorithm.md eq. 6 and 7). Weights are shares of a head's total in steps of 2^-30: sums of integers do not depend on their order.
+#pragma once
+
+#include "quorum/core/cluster_order.hpp"
+#include "quorum/cuda/block/warp.cuh"
+
+namespace quorum::cuda {
+
+inline constexpr float kShareUnit = 0x1p30f;
+inline constexpr uint16_t kNoBucket = 0xffff;
+
+// Column g < group: shares of head g; column `group`: tokens. In shared memory.
+struct ClusterHistogram {
+  uint32_t* sums = nullptr;  // [group + 1][kNumOrderBuckets]
+
+  static int64_t bytes(int group) { return int64_t(group + 1) * kNumOrderBuckets * 4; }
+  __device__ __forceinline__ uint32_t* column(int g) const { return sums + g * kNumOrderBuckets; }
+};
+
+// A place in the reading order by one column: everything in buckets before `bucket` sums up to `before`, and the value that was asked for
+// is reached within the bucket, or not at all if the bucket is kNumOrderBuckets.
+struct OrderPlace {
+  int32_t bucket = 0;
+  uint32_t before = 0;
+};
+
+// Where the column's sum first reaches `wanted` (at least 1), by one warp; every lane gets it.
+__device__ __forceinline__ OrderPlace find_place(const uint32_t* column, uint32_t wanted) {
+  static_assert(kNumOrderBuckets == kWarpSize * kWarpSize, "a lane sums as many buckets as there are lanes");
+  const int lane = int(threadIdx.x) % kWarpSize;
+  uint32_t own = 0;  // of buckets 32 lane to 32 lane + 31, each lane beginning at another bank
+#pragma unroll
+  for (int i = 0; i < kWarpSize; ++i) own += column[lane * kWarpSize + (i + lane) % kWarpSize];
+  const uint32_t through_own = warp_inclusive_sum(own);
+  const unsigned lanes = __ballot_sync(kFullMask, through_own >= wanted);
+  if (lanes == 0) return {kNumOrderBuckets, __shfl_sync(kFullMask, through_own, kWarpSize - 1)};
+  const int first = __ffs(int(lanes)) - 1;
+  const uint32_t before = __shfl_sync(kFullMask, through_own - own, first);
+  const uint32_t value = column[first * kWarpSize + lane], through = before + warp_inclusive_sum(value);
+  const int at = __ffs(int(__ballot_sync(kFullMask, through >= wanted))) - 1;
+  return {first * kWarpSize + at, __shfl_sync(kFullMask, through - value, at)};
+}
+
+}  // namespace quorum::cuda

@@ -1,0 +1,173 @@
+// A row's queries in the coordinates of its index: transformed, rotated, rounded to int8 (algorithm.md eq. 3 and 4). One block, all heads of
+// the group.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include "quorum/core/shape.hpp"
+#include "quorum/cuda/block/ptx.cuh"
+#include "quorum/cuda/block/step.cuh"
+#include "quorum/cuda/block/warp.cuh"
+
+namespace quorum::cuda {
+
+// What scoring needs of a query head besides its int8 coordinates.
+struct QueryConstants {
+  float mean_score;      // q . mean_key
+  float half_variance;   // half the score variance of a cluster of spread 1
+  float square;          // |q'|^2
+  float step;            // value of one step of the int8 query
+  int32_t zero_dot;      // what the centroids' zero point adds to a dot product
+};
+
+// Shared memory of a block; rows of heads beyond the group are zero.
+template <int kHeadDim>
+struct QueryCoordinates {
+  float query[kMaxGroupSize][kHeadDim];        // scaled by sm_scale
+  float transformed[kMaxGroupSize][kHeadDim];  // y = inverse * q
+  float rotated[kMaxGroupSize][kHeadDim];      // q'
+  alignas(16) int8_t quantised[kMaxGroupSize][kHeadDim];
+  QueryConstants constants[kMaxGroupSize];
+};
+
+__device__ __forceinline__ float load_element(const std::byte* row, ElementType type, int i) {
+  if (type == ElementType::f32) return reinterpret_cast<const float*>(row)[i];
+  if (type == ElementType::f16) return to_float(reinterpret_cast<const f16*>(row)[i]);
+  return to_float(reinterpret_cast<const bf16*>(row)[i]);
+}
+
+// The row's queries times sm_scale, zero beyond the group. A barrier must follow.
+template <int kHeadDim>
+__device__ __forceinline__ void load_queries(const StepParams& p, int row, float (*query)[kHeadDim]) {
+  const int group = p.shape.group_size(), sequence = p.sequence_of(row), first = p.kv_head_of(row) * group;
+  for (int i = int(threadIdx.x); i < kMaxGroupSize * kHeadDim; i += int(blockDim.x)) {
+    const int head = i / kHeadDim, c = i % kHeadDim;
+    query[head][c] = head < group ? load_element(p.queries.row(sequence, first + head), p.queries.type, c) * p.shape.sm_scale : 0.0f;
+  }
+}
+
+// Leaves each of the lanes that differ in the bits from kBit down to 2 with two of the 2 kHalf sums over these lanes.
+template <int kBit = 16, int kHalf = 16>
+__device__ __forceinline__ void scatter_sums(float* value) {
+  const bool upper = (int(threadIdx.x) & kBit) != 0;
+#pragma unroll
+  for (int i = 0; i < kHalf; ++i) {
+    const float given = upper ? value[i] : value[i + kHalf], kept = upper ? value[i + kHalf] : value[i];
+    value[i] = kept + __shfl_xor_sync(kFullMask, given, kBit);
+  }
+  if constexpr (kBit > 2) scatter_sums<kBit / 2, kHalf / 2>(value);
+}
+
+// y = inverse * q. A warp takes 16 outputs at a time; its lanes share the inputs, in rows of 32 bytes.
+template <int kHeadDim>
+__device__ __forceinline__ void transform_queries(const QueryMetricView& metric, int group, QueryCoordinates<kHeadDim>& s) {
+  const int warp = int(threadIdx.x) / kWarpSize, lane = int(threadIdx.x) % kWarpSize, half = lane % 2;
+  for (int out = warp; out < kHeadDim / 16; out += int(blockDim.x) / kWarpSize)
+    for (int first = 0; first < group; first += 4) {
+      float sum[32] = {};
+#pragma unroll
+      for (int in = lane / 2; in < kHeadDim; in += 16) {
+        const uint4 raw = *reinterpret_cast<const uint4*>(metric.inverse + (int64_t(out) * kHeadDim + in) * 16 + half * 8);
+        const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+          const float2 factor = unpack_f16(words[w]);
+#pragma unroll
+          for (int h = 0; h < 4; ++h) {
+            const float q = s.query[first + h][in];
+            sum[h * 8 + 2 * w] += factor.x * q;
+            sum[h * 8 + 2 * w + 1] += factor.y * q;
+          }
+        }
+      }
+      scatter_sums(sum);
+      const int place = lane & 0x1e;  // of the lane's two sums: head by 8, then output
+      float* y = &s.transformed[first + place / 8][out * 16 + half * 8 + place % 8];
+      y[0] = sum[0];
+      y[1] = sum[1];
+    }
+}
+
+// Unnormalised Walsh-Hadamard transform of kSize elements in shared memory by one warp.
+template <int kSize>
+__device__ __forceinline__ void hadamard(float* x) {
+  const int lane = int(threadIdx.x) % kWarpSize;
+#pragma unroll
+  for (int half = kSize / 2; half >= 1; half /= 2) {
+    for (int pair = lane; pair < kSize / 2; pair += kWarpSize) {
+      const int i = pair / half * 2 * half + pair % half;
+      const float a = x[i], b = x[i + half];
+      x[i] = a + b;
+      x[i + half] = a - b;
+    }
+    __syncwarp();
+  }
+}
+
+// x = rotation(signs * x) by one warp, as quorum::simd::rotate: two overlapping transforms where kHeadDim is no power of two.
+template <int kHeadDim>
+__device__ __forceinline__ void rotate(float* x, const float* signs) {
+  constexpr int kPower = kHeadDim >= 256 ? 256 : kHeadDim >= 128 ? 128 : 64;
+  const int lane = int(threadIdx.x) % kWarpSize;
+  const float norm = rsqrtf(float(kPower));
+  for (int c = lane; c < kHeadDim; c += kWarpSize) x[c] *= signs[c] * (c < kPower ? norm : 1.0f);
+  __syncwarp();
+  hadamard<kPower>(x);
+  if constexpr (kPower != kHeadDim) {
+    float* back = x + kHeadDim - kPower;
+    for (int c = lane; c < kPower; c += kWarpSize) back[c] *= norm * signs[c];
+    __syncwarp();
+    hadamard<kPower>(back);
+  }
+}
+
+// Constants and int8 coordinates of one head, by one warp. NaN becomes 0 here and shows in mean_score.
+template <int kHeadDim>
+__device__ __forceinline__ void quantise_query(const QueryMetricView& metric, int head, QueryCoordinates<kHeadDim>& s) {
+  const int lane = int(threadIdx.x) % kWarpSize;
+  float mean_score = 0.0f, variance = 0.0f, square = 0.0f, largest = 0.0f;
+  for (int c = lane; c < kHeadDim; c += kWarpSize) {
+    const float y = s.transformed[head][c], x = s.rotated[head][c];
+    mean_score += s.query[head][c] * metric.mean_key[c];
+    variance += y * y * metric.eigenvalues[c];
+    square += x * x;
+    largest = fmaxf(largest, fabsf(x));
+  }
+  const float step = fmaxf(warp_max(largest), 1e-20f) / 127.0f, inverse = 1.0f / step;
+  int32_t sum = 0;
+  for (int c = lane; c < kHeadDim; c += kWarpSize) {
+    const float steps = fminf(fmaxf(s.rotated[head][c] * inverse, -127.0f), 127.0f);
+    const int8_t rounded = steps == steps ? int8_t(rintf(steps)) : int8_t(0);
+    s.quantised[head][c] = rounded;
+    sum += rounded;
+  }
+  sum = warp_sum(sum);
+  mean_score = warp_sum(mean_score);
+  variance = warp_sum(variance);
+  square = warp_sum(square);
+  if (lane == 0) s.constants[head] = {mean_score, 0.5f * variance, square, step, kCentroidZero * sum};
+}
+
+// All of the above. Ends with a barrier.
+template <int kHeadDim>
+__device__ __forceinline__ void prepare_queries(const StepParams& p, int row, const QueryMetricView& metric,
+                                                QueryCoordinates<kHeadDim>& s) {
+  const int group = p.shape.group_size(), lane = int(threadIdx.x) % kWarpSize;
+  load_queries<kHeadDim>(p, row, s.query);
+  __syncthreads();
+  transform_queries<kHeadDim>(metric, group, s);
+  __syncthreads();
+  for (int head = int(threadIdx.x) / kWarpSize; head < kMaxGroupSize; head += int(blockDim.x) / kWarpSize) {
+    if (head >= group) {
+      for (int c = lane; c < kHeadDim; c += kWarpSize) s.quantised[head][c] = 0;
+      continue;
+    }
+    for (int c = lane; c < kHeadDim; c += kWarpSize) s.rotated[head][c] = s.transformed[head][c];
+    __syncwarp();
+    rotate<kHeadDim>(s.rotated[head], metric.signs);
+    quantise_query<kHeadDim>(metric, head, s);
+  }
+  __syncthreads();
+}
+
+}  // namespace quorum::cuda

@@ -1,0 +1,98 @@
+// What the kernels of a step get, and what they leave for one another: one structure for all, in the order of the stages.
+#pragma once
+
+#include "quorum/core/attention_output.hpp"
+#include "quorum/core/attention_state.hpp"
+#include "quorum/core/decode_plan.hpp"
+#include "quorum/core/flat_index_view.hpp"
+#include "quorum/core/paged_kv_view.hpp"
+
+namespace quorum::cuda {
+
+// A row is one KV head of one sequence: row = sequence * num_kv_heads + kv_head. Its query heads share what it reads.
+//
+// A place in the order in which clusters are read: buckets before `bucket`, and of its clusters by id the first `rank`.
+struct OrderCut {
+  int32_t bucket = 0;
+  int32_t rank = 0;
+};
+
+// What select_tokens decided about a row. Weights are in units of exp(reference).
+struct RowPlan {
+  DecodePath path = DecodePath::sparse;
+  bool widens = false;       // the bound missed in the round before: this one goes on
+  bool complete = false;     // nothing is left unread
+  int32_t num_tokens = 0;    // of the sequence
+  int32_t num_always = 0;    // sinks and window, at the front of the list
+  int32_t first_listed = 0;  // entries before it were attended in an earlier round
+  int32_t num_listed = 0;    // entries of the list; on a dense path all tokens, and no list is needed
+  int32_t num_draws = 0;
+  int32_t num_tail = 0;      // clusters whose value means are read
+  int32_t num_sampled = 0;   // tokens drawn in all rounds
+  int32_t num_rounds = 0;    // widenings
+  int32_t first_round = 0;   // partial results of rounds before it do not count
+  OrderCut cut;              // clusters before it are listed
+  uint32_t listed_steps[kMaxGroupSize];  // estimated shares of listed clusters, in steps of 2^-30
+  float reference[kMaxGroupSize];    // log of the unit of weights
+  float read[kMaxGroupSize];         // weight of what is listed, as far as it is known exactly
+  float rest[kMaxGroupSize];         // estimated weight of what is not
+  float rest_factor[kMaxGroupSize];  // correction of `rest` by the sample of the round before
+  float used_rest[kMaxGroupSize];    // of the rest, what the tail's clusters hold
+  bool misses[kMaxGroupSize];        // the head's bound misses the target: by merge, for the next round
+};
+
+// One token drawn from the rest, and how many tokens it stands for.
+struct TokenDraw {
+  int32_t token = 0;
+  float scale = 0.0f;
+};
+
+// Where the stages leave their results: device memory of the caller.
+struct StepWorkspace {
+  float* log_weight = nullptr;                // [rows][max_slots][group], log of the expected weight of a token
+  AttentionState* cluster_weight = nullptr;   // [rows][score_tiles][group], sums over clusters
+  AttentionState* always_weight = nullptr;    // [rows][score_tiles][group], sums over always-read tokens
+  RowPlan* plan = nullptr;                    // [rows]
+  int32_t* tokens = nullptr;                  // [rows][max_tokens]
+  int32_t* tail_clusters = nullptr;           // [rows][max_slots]
+  TokenDraw* draws = nullptr;                 // [rows][num_draws]
+  float* draw_weight = nullptr;               // [rows][num_draws][group], log of the drawn token's weight
+  int32_t* tile_indptr = nullptr;             // [rounds][3 rows + 1], tiles of the segments before each
+  AttentionState* partial_state = nullptr;    // [rounds][attend_blocks + 3 rows][group]
+  float* partial_output = nullptr;            // [rounds][attend_blocks + 3 rows][group][head_dim], in units of exp(state's max)
+};
+
+struct StepParams {
+  AttentionShape shape;  // sm_scale resolved
+  DecodeOptions options;
+  QueryView queries;                    // rows [num_sequences]
+  PagedKvView kv;
+  const FlatHeadView* heads = nullptr;  // [num_sequences][num_kv_heads]; null: attend densely
+  AttentionOutput out;
+  HeadReport* reports = nullptr;        // [num_sequences][num_qo_heads], or null
+  StepWorkspace workspace;
+  int num_sequences = 0;
+  int max_tokens = 0;
+  int max_slots = 0;
+  int score_tiles = 0;    // blocks that share the clusters of a row
+  int attend_blocks = 0;  // blocks that share the attention of all rows
+  int num_draws = 0;
+  float z = 0.0f;  // quantile of the certificate's confidence
+  int round = 0;
+  int num_rounds = 1;
+  int dense_round = -1;  // the round that attends to everything where the bound still misses
+
+  QUORUM_HOST_DEVICE int num_rows() const { return num_sequences * shape.num_kv_heads; }
+  QUORUM_HOST_DEVICE int sequence_of(int row) const { return row / shape.num_kv_heads; }
+  QUORUM_HOST_DEVICE int kv_head_of(int row) const { return row % shape.num_kv_heads; }
+  QUORUM_HOST_DEVICE int num_partials() const { return attend_blocks + 3 * num_rows(); }
+
+  QUORUM_HOST_DEVICE DecodePath first_path(int row) const {
+    if (heads == nullptr) return DecodePath::dense_by_length;
+    const FlatHeadView& head = heads[row];
+    return quorum::first_path({!head.empty(), head.non_finite, head.clusters.num_clusters}, kv.num_tokens[sequence_of(row)], options,
+                              max_slots);
+  }
+};
+
+}  // namespace quorum::cuda

@@ -1,0 +1,135 @@
+// The whole step on a GPU: plan once, then enqueue the same few kernels for every token.
+#pragma once
+
+#include "quorum/cuda/score_clusters.cuh"
+#include "quorum/cuda/select_tokens.cuh"
+#include "quorum/cuda/workspace.cuh"
+
+namespace quorum::cuda {
+
+// One call's input; every pointer inside is to device memory.
+struct DecodeBatch {
+  QueryView queries;                    // [num_sequences] rows; f32, f16 or bf16, rounded to the type of the keys when they meet
+  PagedKvView kv;
+  const FlatHeadView* heads = nullptr;  // [num_sequences][num_kv_heads], see ClusterIndex::heads(); null: attend densely
+  int num_sequences = 0;
+};
+
+// Sparse decode attention with a target ratio, for a fixed shape and fixed options.
+//
+// What is read is chosen by the clusters' estimates alone (algorithm.md section 8), attended, then judged by a sample; with a certificate
+// a missed target is widened once, and with MissPolicy::dense attended densely if it is still missed.
+// Memory: workspace only, the caller's if given. Caller: one call at a time per decoder; indexes and caches must not change meanwhile.
+// Determinism: same inputs, seed and device, same result.
+class Decoder {
+ public:
+  // Validates, lays out the workspace, prepares the kernels for the current device.
+  //
+  // kv_type: f16 or bf16. workspace: at least workspace_bytes() of device memory aligned to 256, kept by the caller; null: allocated.
+  // Errors: Error(invalid_argument) naming argument, rule and value; Error(cuda_failure).
+  Decoder(const AttentionShape& shape, ElementType kv_type, const DecodeOptions& options, const DecodeLimits& limits,
+          std::byte* workspace = nullptr)
+      : device_(DeviceTuning::of_current()), plan_(plan(shape, kv_type, options, limits, device_)) {
+    if (workspace == nullptr) {
+      own_workspace_ = DeviceBuffer(lay_out(nullptr, device_, plan_));
+      workspace = own_workspace_.as<>();
+    }
+    require(reinterpret_cast<uintptr_t>(workspace) % 256 == 0, "cuda::Decoder", "workspace", "aligned to 256 bytes",
+            static_cast<const void*>(workspace));
+    lay_out(workspace, device_, plan_);
+    check(prepare_score_clusters(plan_.shape), "cuda::Decoder", "prepare_score_clusters");
+    check(prepare_select_tokens(plan_.shape, plan_.max_slots), "cuda::Decoder", "prepare_select_tokens");
+    check(prepare_sparse_attention(plan_.shape, kv_type, device_, plan_.num_rows()), "cuda::Decoder", "prepare_sparse_attention");
+  }
+
+  // Device memory that a decoder needs, in bytes. Errors: as the constructor.
+  static int64_t workspace_bytes(const AttentionShape& shape, ElementType kv_type, const DecodeOptions& options,
+                                 const DecodeLimits& limits) {
+    const DeviceTuning device = DeviceTuning::of_current();
+    StepParams p = plan(shape, kv_type, options, limits, device);
+    return lay_out(nullptr, device, p);
+  }
+
+  // Attention of one query per sequence over as many tokens as the target ratio needs.
+  //
+  // Shapes: out as AttentionOutput; reports [num_sequences][num_qo_heads] in device memory, or null. Stream: enqueues 4 kernels, or 7 with
+  // a certificate that widens, 10 with MissPolicy::dense; never waits, allocates or throws; may be captured in a graph and replayed while
+  // lengths grow up to limits.max_tokens. Errors: returns a status; launch_failed leaves the cause to cudaGetLastError().
+  // Caller: sequences are not longer than limits.max_tokens, and indexes cover no more tokens than there are: lengths are on the device.
+  DecodeStatus decode(const DecodeBatch& batch, const AttentionOutput& out, HeadReport* reports, cudaStream_t stream) noexcept {
+    StepParams p = plan_;
+    if (batch.queries.num_rows != batch.num_sequences) return DecodeStatus::batch_mismatch;
+    if (batch.num_sequences > plan_.num_sequences) return DecodeStatus::too_many_sequences;
+    if (batch.kv.type != plan_.kv.type) return DecodeStatus::type_mismatch;
+    if (batch.num_sequences == 0) return DecodeStatus::ok;
+    p.queries = batch.queries;
+    p.kv = batch.kv;
+    p.heads = batch.heads;
+    p.num_sequences = batch.num_sequences;
+    p.score_tiles = device_.score_tiles(p.num_rows(), p.max_slots);
+    p.out = out;
+    p.reports = reports;
+    return run(p, stream) == cudaSuccess ? DecodeStatus::ok : DecodeStatus::launch_failed;
+  }
+
+  const AttentionShape& shape() const noexcept { return plan_.shape; }
+  const DecodeOptions& options() const noexcept { return plan_.options; }
+
+ private:
+  // Parameters of every call; num_sequences is the most there can be.
+  static StepParams plan(const AttentionShape& shape, ElementType kv_type, const DecodeOptions& options, const DecodeLimits& limits,
+                         const DeviceTuning& device) {
+    const char* function = "cuda::Decoder";
+    validate(shape, function);
+    validate(options, function);
+    validate(limits, function);
+    require(has_kernels(shape.head_dim), function, "shape.head_dim", "64, 96, 128 or 256", shape.head_dim);
+    require(has_kernels(kv_type), function, "kv_type", "f16 or bf16", element_name(kv_type));
+    require(options.unit != ReadUnit::tokens, function, "options.unit", "clusters or automatic on this device", int(options.unit));
+    require(options.target_error == 0.0f, function, "options.target_error", "0 on this device", options.target_error);
+    require(options.variance != VarianceModel::diagonal, function, "options.variance", "none or shared on this device",
+            int(options.variance));
+    require(options.scope == SelectionScope::group, function, "options.scope", "group on this device", int(options.scope));
+    StepParams p;
+    p.shape = shape;
+    p.shape.sm_scale = shape.softmax_scale();
+    p.options = options;
+    p.kv.type = kv_type;
+    p.num_sequences = limits.max_sequences;
+    p.max_tokens = limits.max_tokens;
+    const int slots = limits.max_clusters > 0 ? limits.max_clusters : limits.max_tokens / 8 + kClusterBlock;
+    p.max_slots = int(round_up(slots, kClusterBlock));
+    const int64_t most_shared = (device.large_shared_memory ? 227 : 163) * 1024;
+    require(select_shared_bytes(shape.group_size(), p.max_slots) <= most_shared, function,
+            "limits.max_clusters", "so many that two bytes each fit into a block's shared memory", p.max_slots);
+    p.attend_blocks = device.attend_blocks(shape.head_dim);
+    const bool samples = options.certificate.enabled || options.tail == Tail::calibrated;
+    p.num_draws = samples ? samples_per_round(options) : 0;
+    p.z = normal_quantile(options.certificate.confidence);
+    const bool judges = options.certificate.enabled && options.fixed_budget == 0;
+    const bool widens = judges && options.certificate.policy != MissPolicy::accept && options.certificate.max_rounds > 0;
+    p.num_rounds = widens ? 2 : 1;
+    if (judges && options.certificate.policy == MissPolicy::dense) p.dense_round = p.num_rounds++;
+    return p;
+  }
+
+  cudaError_t run(StepParams& p, cudaStream_t stream) const noexcept {
+    if (p.heads != nullptr) {
+      const cudaError_t status = score_clusters(p, stream);
+      if (status != cudaSuccess) return status;
+    }
+    for (int round = 0; round < p.num_rounds; ++round) {
+      p.round = round;
+      cudaError_t status = select_tokens(p, stream);
+      if (status == cudaSuccess) status = sparse_attention(p, device_, stream);
+      if (status != cudaSuccess) return status;
+    }
+    return cudaSuccess;
+  }
+
+  DeviceTuning device_;
+  StepParams plan_;
+  DeviceBuffer own_workspace_;
+};
+
+}  // namespace quorum::cuda

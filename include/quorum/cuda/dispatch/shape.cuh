@@ -1,0 +1,39 @@
+// From a shape known at run time to the kernels compiled for it.
+#pragma once
+
+#include <type_traits>
+
+#include "quorum/core/element.hpp"
+#include "quorum/core/shape.hpp"
+
+namespace quorum::cuda {
+
+// What kernels are compiled for.
+constexpr bool has_kernels(int head_dim) { return head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256; }
+constexpr bool has_kernels(ElementType kv_type) { return kv_type != ElementType::f32; }
+
+// Calls run(head_dim, head_tiles) with both as integral constants; a head tile is 8 query heads. Returns what run returns.
+template <class Run>
+auto dispatch_shape(const AttentionShape& shape, Run&& run) {
+  const auto with_tiles = [&](auto head_dim) {
+    return shape.group_size() <= 8 ? run(head_dim, std::integral_constant<int, 1>()) : run(head_dim, std::integral_constant<int, 2>());
+  };
+  switch (shape.head_dim) {
+    case 64:
+      return with_tiles(std::integral_constant<int, 64>());
+    case 96:
+      return with_tiles(std::integral_constant<int, 96>());
+    case 128:
+      return with_tiles(std::integral_constant<int, 128>());
+    default:
+      return with_tiles(std::integral_constant<int, 256>());
+  }
+}
+
+// Calls run(T()) for keys and values of type T.
+template <class Run>
+auto dispatch_element(ElementType type, Run&& run) {
+  return type == ElementType::bf16 ? run(bf16()) : run(f16());
+}
+
+}  // namespace quorum::cuda

@@ -1,0 +1,49 @@
+// What was tuned, by architecture, and how wide a step spreads. Measured: docs/performance.md.
+#pragma once
+
+#include <algorithm>
+
+#include "quorum/cuda/kernel/attend_kernel.cuh"
+#include "quorum/cuda/kernel/score_clusters_kernel.cuh"
+#include "quorum/cuda/support/device_buffer.cuh"
+
+namespace quorum::cuda {
+
+// Tiles in flight fill the shared memory: 16 tokens of keys and values for every warp and stage.
+struct LargeSharedMemory {  // compute capability 9.0 and 10.0: 227 KB a block
+  template <int kHeadDim>
+  using Attend = AttendPolicy<4, 3, kHeadDim <= 128 ? 2 : 1>;
+};
+struct SmallSharedMemory {  // 8.0: 163 KB
+  template <int kHeadDim>
+  using Attend = AttendPolicy<4, 2, kHeadDim <= 128 ? 2 : 1>;
+};
+
+// What a plan needs to know of its device.
+struct DeviceTuning {
+  int num_processors = 0;
+  bool large_shared_memory = false;
+
+  // Errors: Error(cuda_failure).
+  static DeviceTuning of_current() {
+    DeviceTuning tuning;
+    int device = 0, shared = 0;
+    check(cudaGetDevice(&device), "DeviceTuning", "cudaGetDevice");
+    check(cudaDeviceGetAttribute(&tuning.num_processors, cudaDevAttrMultiProcessorCount, device), "DeviceTuning", "cudaDeviceGetAttribute");
+    check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "DeviceTuning", "cudaDeviceGetAttribute");
+    tuning.large_shared_memory = shared >= 220 * 1024;
+    return tuning;
+  }
+
+  int attend_blocks(int head_dim) const { return num_processors * (head_dim <= 128 ? 2 : 1); }
+  // Enough blocks to fill the device, no more than there are clusters for: every block transforms the queries once more.
+  int score_tiles(int num_rows, int max_slots) const {
+    const int64_t by_device = ceil_div(int64_t(2) * num_processors, std::max(1, num_rows));
+    const int64_t by_clusters = ceil_div(max_slots, int64_t(kClusterBlock) * kScoreWarps);
+    return int(std::max<int64_t>(1, std::min(by_device, by_clusters)));
+  }
+  // Most blocks of scoring for any number of rows up to max_rows.
+  int max_score_blocks(int max_rows) const { return 2 * num_processors + max_rows; }
+};
+
+}  // namespace quorum::cuda

@@ -1,0 +1,98 @@
+// Third stage: attention over the lists of all rows, value means and draws beside it, in equal runs of tiles. Leaves one partial result for
+// each segment that a block has a part of.
+#pragma once
+
+#include "quorum/cuda/block/attend_segment.cuh"
+#include "quorum/cuda/support/shared_memory.cuh"
+
+namespace quorum::cuda {
+
+// kWarps warps a block, each with kStages tiles of keys and values of its own in flight.
+template <int kWarpsPerBlock, int kTileStages, int kBlocksPerProcessor>
+struct AttendPolicy {
+  static constexpr int kWarps = kWarpsPerBlock;
+  static constexpr int kStages = kTileStages;
+  static constexpr int kBlocks = kBlocksPerProcessor;
+  static constexpr int kThreads = kWarps * kWarpSize;
+};
+
+template <int kHeadDim, class Policy>
+int64_t attend_shared_bytes(int num_rows) {
+  return int64_t(Policy::kWarps) * Policy::kStages * 2 * kTileElements<kHeadDim> * 2 + (kSegmentKinds * int64_t(num_rows) + 1) * 4;
+}
+
+// Joins the warps' states and writes the block's part of a segment. `scratch`: the tiles' memory, which no one uses any more.
+template <int kHeadDim, int kHeadTiles, class Policy>
+__device__ __forceinline__ void write_partial(const StepParams& p, int64_t partial, TileState<kHeadDim, kHeadTiles>& state,
+                                              float* scratch) {
+  constexpr int kHeads = 8 * kHeadTiles, kStride = kHeadDim + 4;  // the padding keeps a warp's stores in different banks
+  const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize, group = p.shape.group_size();
+  float* output = scratch + warp * kHeads * kStride;
+  auto* states = reinterpret_cast<AttentionState*>(scratch + Policy::kWarps * kHeads * kStride);
+#pragma unroll
+  for (int t = 0; t < kHeadTiles; ++t)
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int head = t * 8 + lane % 4 * 2 + j;
+      const float sum = warp_sum<4>(state.sum[t][j]);
+      if (lane < 4) states[warp * kHeads + head] = {state.max[t][j], sum};
+#pragma unroll
+      for (int m = 0; m < kHeadDim / 16; ++m)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) output[head * kStride + m * 16 + i * 8 + lane / 4] = state.output[m][t][2 * i + j];
+    }
+  __syncthreads();
+  for (int i = int(threadIdx.x); i < group * kHeadDim; i += Policy::kThreads) {
+    const int head = i / kHeadDim, c = i % kHeadDim;
+    float max = -kInfinity, sum = 0.0f, value = 0.0f;
+#pragma unroll
+    for (int w = 0; w < Policy::kWarps; ++w) max = larger_max(max, states[w * kHeads + head].max);
+#pragma unroll
+    for (int w = 0; w < Policy::kWarps; ++w) {
+      const AttentionState own = states[w * kHeads + head];
+      const float factor = own.max == -kInfinity && own.sum == 0.0f ? 0.0f : exp2_approx(own.max - max);
+      sum += own.sum * factor;
+      value += scratch[(w * kHeads + head) * kStride + c] * factor;
+    }
+    p.workspace.partial_output[(partial * group + head) * kHeadDim + c] = value;
+    if (c == 0) p.workspace.partial_state[partial * group + head] = {max / kLog2e, sum};
+  }
+  __syncthreads();
+}
+
+// Grid: (attend_blocks). Shared: attend_shared_bytes().
+template <class T, int kHeadDim, int kHeadTiles, class Policy>
+__global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks) attend_kernel(const __grid_constant__ StepParams p) {
+  constexpr int kWarpElements = Policy::kStages * 2 * kTileElements<kHeadDim>;
+  T* memory = dynamic_shared<T>();
+  T* tiles = memory + int(threadIdx.x) / kWarpSize * kWarpElements;
+  int32_t* indptr = reinterpret_cast<int32_t*>(memory + Policy::kWarps * kWarpElements);
+  const int block = int(blockIdx.x), num_segments = kSegmentKinds * p.num_rows();
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  sum_tiles(p, indptr);
+  const int total = indptr[num_segments];
+  if (block == 0)
+    for (int i = int(threadIdx.x); i <= num_segments; i += Policy::kThreads)
+      p.workspace.tile_indptr[int64_t(p.round) * (num_segments + 1) + i] = indptr[i];
+  const TileRange range = tiles_of_block(block, p.attend_blocks, total);
+  for (int tile = range.first, segment; tile < range.last; tile = min(range.last, indptr[segment + 1])) {
+    segment = segment_of_tile(indptr, num_segments, tile);
+    const int row = segment / kSegmentKinds, begin = indptr[segment], end = min(range.last, indptr[segment + 1]);
+    const WarpTiles own{tile - begin + int(threadIdx.x) / kWarpSize, end - begin, Policy::kWarps};
+    TileState<kHeadDim, kHeadTiles> state;
+    state.clear();
+    if (segment % kSegmentKinds == int(SegmentKind::draws)) {
+      score_draws<T, kHeadDim, kHeadTiles>(p, row, own, tiles);
+      continue;
+    }
+    if (segment % kSegmentKinds == int(SegmentKind::listed))
+      attend_listed<T, kHeadDim, kHeadTiles, Policy::kStages>(p, row, own, tiles, state);
+    else
+      attend_tail<kHeadDim, kHeadTiles>(p, row, own, reinterpret_cast<bf16*>(tiles), state);
+    __syncthreads();
+    write_partial<kHeadDim, kHeadTiles, Policy>(p, partial_of(p, p.round, block, segment), state, reinterpret_cast<float*>(memory));
+  }
+}
+
+}  // namespace quorum::cuda

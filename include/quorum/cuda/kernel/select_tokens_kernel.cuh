@@ -1,0 +1,90 @@
+// Second stage: what of a row is read, what enters by value means, what is drawn. One block a row; its result is the row's plan.
+#pragma once
+
+#include "quorum/cuda/block/row_selector.cuh"
+#include "quorum/cuda/support/shared_memory.cuh"
+
+namespace quorum::cuda {
+
+// Bytes of a block's shared memory.
+inline int64_t select_shared_bytes(int group, int max_slots) {
+  return round_up(int64_t(sizeof(SelectShared)), 16) + ClusterHistogram::bytes(group) + int64_t(max_slots) * 2;
+}
+
+// The plan of a row before anything is known, or on a dense path; one thread.
+__device__ __forceinline__ void start_plan(const StepParams& p, int row, DecodePath path, RowPlan& plan) {
+  plan.path = path;
+  plan.widens = p.round > 0;
+  plan.complete = is_dense(path);
+  plan.num_tokens = p.kv.num_tokens[p.sequence_of(row)];
+  plan.num_always = is_dense(path) ? plan.num_tokens : p.heads[row].num_always(plan.num_tokens);
+  plan.first_listed = 0;
+  plan.num_listed = plan.num_always;
+  plan.num_draws = plan.num_tail = plan.num_sampled = plan.num_rounds = 0;
+  plan.first_round = p.round;
+  plan.cut = {};
+  for (int g = 0; g < p.shape.group_size(); ++g) plan.misses[g] = false;
+}
+
+// Which way a row goes in this round; false: it is done. Ends with a barrier.
+__device__ __forceinline__ bool start_round(const StepParams& p, int row, RowPlan& plan) {
+  DecodePath path = DecodePath::sparse;
+  bool goes_on = true;
+  if (p.round == 0) {
+    path = p.first_path(row);
+  } else {
+    goes_on = false;
+    for (int g = 0; g < p.shape.group_size(); ++g) goes_on = goes_on || plan.misses[g];
+    if (p.round == p.dense_round) path = DecodePath::dense_by_policy;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    if (goes_on && (p.round == 0 || is_dense(path))) start_plan(p, row, path, plan);
+    plan.widens = goes_on && p.round > 0;
+    for (int g = 0; g < p.shape.group_size(); ++g) plan.misses[g] = false;
+  }
+  __syncthreads();
+  return goes_on && !is_dense(path);
+}
+
+// Grid: (num_kv_heads, num_sequences). Shared: select_shared_bytes().
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads) select_tokens_kernel(const __grid_constant__ StepParams p) {
+  static_assert(kThreads == kSelectThreads);
+  const int group = p.shape.group_size(), row = int(blockIdx.y) * p.shape.num_kv_heads + int(blockIdx.x);
+  auto* memory = dynamic_shared<unsigned char>();
+  auto& s = *reinterpret_cast<SelectShared*>(memory);
+  auto* sums = reinterpret_cast<uint32_t*>(memory + round_up(int64_t(sizeof(SelectShared)), 16));
+  auto* bucket = reinterpret_cast<uint16_t*>(sums + (group + 1) * kNumOrderBuckets);
+  RowPlan& plan = p.workspace.plan[row];
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  if (!start_round(p, row, plan)) return;
+  const FlatHeadView& head = p.heads[row];
+  const int slots = head.clusters.num_clusters, run = int(ceil_div(slots, kThreads));
+  const int first = min(slots, int(threadIdx.x) * run), last = min(slots, first + run);
+  const RowSelector select{p, s, {sums}, bucket, head, plan, row, group, first, last};
+  if (!select.sum_weights()) {
+    if (threadIdx.x == 0) start_plan(p, row, DecodePath::dense_by_numerics, plan);
+    return;
+  }
+  const OrderCut before = plan.cut;
+  if (p.round == 0)
+    for (int i = int(threadIdx.x); i < plan.num_always; i += kThreads)
+      p.workspace.tokens[int64_t(row) * p.max_tokens + i] = head.always_token(i);
+  select.fill_histogram();
+  select.set_wanted();
+  select.find_cut();
+  select.find_tail();
+  select.list_tokens(before);
+  select.list_tail(before);
+  if (p.options.certificate.enabled || p.options.tail == Tail::calibrated) select.draw_tokens(before);
+  if (int(threadIdx.x) < group) plan.listed_steps[threadIdx.x] = s.chosen[threadIdx.x];
+  if (threadIdx.x == 0) {
+    plan.cut = s.cut;
+    plan.complete = s.chosen[group] == uint32_t(head.end_token - head.begin_token);
+    if (p.round > 0) ++plan.num_rounds;
+  }
+}
+
+}  // namespace quorum::cuda

@@ -1,0 +1,46 @@
+// Third stage and merge: attention over the lists of all rows, whatever made them.
+#pragma once
+
+#include "quorum/cuda/dispatch/shape.cuh"
+#include "quorum/cuda/dispatch/tuning.cuh"
+#include "quorum/cuda/kernel/merge_kernel.cuh"
+#include "quorum/cuda/support/launch.cuh"
+
+namespace quorum::cuda {
+
+// Calls run(kernel, policy) with the attend kernel for a shape, an element type and a device.
+template <class Run>
+cudaError_t dispatch_attend(const AttentionShape& shape, ElementType type, const DeviceTuning& device, Run&& run) {
+  return dispatch_shape(shape, [&](auto head_dim, auto head_tiles) {
+    return dispatch_element(type, [&](auto element) {
+      using T = decltype(element);
+      using Large = LargeSharedMemory::Attend<head_dim()>;
+      using Small = SmallSharedMemory::Attend<head_dim()>;
+      if (device.large_shared_memory)
+        return run(attend_kernel<T, head_dim(), head_tiles(), Large>, Large(), head_dim);
+      return run(attend_kernel<T, head_dim(), head_tiles(), Small>, Small(), head_dim);
+    });
+  });
+}
+
+// Post: out and reports, from workspace.plan and its lists. Stream: enqueues two kernels, waits for nothing.
+// Cost: keys and values of the listed tokens, value means of the tail, keys of the draws.
+inline cudaError_t sparse_attention(const StepParams& p, const DeviceTuning& device, cudaStream_t stream) {
+  const cudaError_t status = dispatch_attend(p.shape, p.kv.type, device, [&](auto kernel, auto policy, auto head_dim) {
+    using Policy = decltype(policy);
+    const LaunchConfig config{dim3(unsigned(p.attend_blocks)), Policy::kThreads, attend_shared_bytes<head_dim(), Policy>(p.num_rows()),
+                              stream, true};
+    return launch(config, kernel, p);
+  });
+  if (status != cudaSuccess) return status;
+  const LaunchConfig config{dim3(unsigned(p.shape.group_size()), unsigned(p.num_rows())), kMergeThreads, 0, stream, true};
+  return launch(config, merge_kernel<kMergeThreads>, p);
+}
+
+inline cudaError_t prepare_sparse_attention(const AttentionShape& shape, ElementType type, const DeviceTuning& device, int max_rows) {
+  return dispatch_attend(shape, type, device, [&](auto kernel, auto policy, auto head_dim) {
+    return allow_dynamic_shared(kernel, attend_shared_bytes<head_dim(), decltype(policy)>(max_rows));
+  });
+}
+
+}  // namespace quorum::cuda

@@ -1,0 +1,86 @@
+// A HostCase on the device, and what decoding it there gives.
+#pragma once
+
+#include "quorum/cuda.cuh"
+#include "tests/cuda/support/host_case.hpp"
+
+namespace quorum::test {
+
+template <class T>
+cuda::DeviceBuffer upload(const std::vector<T>& from) {
+  cuda::DeviceBuffer buffer(int64_t(from.size() * sizeof(T)));
+  if (!from.empty()) cuda::check(cudaMemcpy(buffer.as<>(), from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice), "upload", "cudaMemcpy");
+  return buffer;
+}
+template <class T>
+std::vector<T> download(const T* from, size_t count) {
+  std::vector<T> values(count);
+  if (count > 0) cuda::check(cudaMemcpy(values.data(), from, count * sizeof(T), cudaMemcpyDeviceToHost), "download", "cudaMemcpy");
+  return values;
+}
+
+class DeviceCase {
+ public:
+  explicit DeviceCase(const HostCase& host)
+      : host_(host),
+        keys_(upload(host.keys())),
+        values_(upload(host.values())),
+        queries_(upload(host.query_bytes())),
+        num_tokens_(upload(host.num_tokens())),
+        page_indices_(upload(host.page_indices())),
+        page_indptr_(upload(host.page_indptr())) {
+    std::vector<FlatHeadView> heads;
+    for (int s = 0; s < host.num_sequences(); ++s) {
+      indexes_.emplace_back(host.index(s));
+      const auto own = download(indexes_.back().heads(), size_t(host.options().shape.num_kv_heads));
+      heads.insert(heads.end(), own.begin(), own.end());
+    }
+    heads_ = upload(heads);
+  }
+
+  cuda::DecodeBatch batch(bool with_index = true) const {
+    cuda::DecodeBatch batch;
+    batch.queries = host_.queries();
+    batch.queries.data = queries_.as<>();
+    batch.kv = host_.kv();
+    batch.kv.keys = keys_.as<>();
+    batch.kv.values = values_.as<>();
+    batch.kv.num_tokens = num_tokens_.as<int32_t>();
+    if (batch.kv.page_indices != nullptr) batch.kv.page_indices = page_indices_.as<int32_t>();
+    if (batch.kv.page_indptr != nullptr) batch.kv.page_indptr = page_indptr_.as<int32_t>();
+    batch.heads = with_index ? heads_.as<FlatHeadView>() : nullptr;
+    batch.num_sequences = host_.num_sequences();
+    return batch;
+  }
+  DecodeLimits limits() const {
+    DecodeLimits limits;
+    limits.max_sequences = host_.num_sequences();
+    for (const int n : host_.num_tokens()) limits.max_tokens = std::max(limits.max_tokens, n);
+    limits.max_clusters = host_.max_cluster_slots();
+    return limits;
+  }
+
+  CaseResult decode(const DecodeOptions& options, bool with_index = true) const {
+    const AttentionShape& shape = host_.options().shape;
+    cuda::Decoder decoder(shape, host_.options().type, options, limits());
+    return decode(decoder, with_index);
+  }
+  CaseResult decode(cuda::Decoder& decoder, bool with_index = true) const {
+    const AttentionShape& shape = host_.options().shape;
+    const size_t heads = size_t(host_.num_sequences()) * size_t(shape.num_qo_heads), elements = heads * size_t(shape.head_dim);
+    const cuda::DeviceBuffer output = upload(std::vector<float>(elements, kNan)), lse = upload(std::vector<float>(heads, kNan));
+    const cuda::DeviceBuffer reports = upload(std::vector<HeadReport>(heads));
+    const DecodeStatus status =
+        decoder.decode(batch(with_index), {output.as<float>(), lse.as<float>()}, reports.as<HeadReport>(), nullptr);
+    if (status != DecodeStatus::ok) throw Error(ErrorCode::cuda_failure, status_message(status));
+    cuda::check(cudaStreamSynchronize(nullptr), "DeviceCase::decode", "cudaStreamSynchronize");
+    return {download(output.as<float>(), elements), download(lse.as<float>(), heads), download(reports.as<HeadReport>(), heads)};
+  }
+
+ private:
+  const HostCase& host_;
+  cuda::DeviceBuffer keys_, values_, queries_, num_tokens_, page_indices_, page_indptr_, heads_;
+  std::vector<cuda::ClusterIndex> indexes_;
+};
+
+}  // namespace quorum::test
