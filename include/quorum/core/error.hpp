@@ -14,6 +14,7 @@ enum class ErrorCode {
   invalid_file,       // a file's content breaks its format
   io_failure,         // the operating system refused a read or a write
   cancelled,          // the caller's own callback asked to stop
+  cuda_failure,       // a call of the CUDA runtime failed
 };
 
 class Error : public std::runtime_error {
