@@ -24,11 +24,17 @@ if(QUORUM_NATIVE)
   endif()
 endif()
 
+# nvcc, where it compiles. Not -Wpedantic: what nvcc makes of a .cu file for the host compiler is not pedantic.
+set(quorum_cuda_warning_flags -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas -Wext-lambda-captures-this -Wreorder)
+if(QUORUM_WARNINGS_AS_ERRORS)
+  list(APPEND quorum_cuda_warning_flags -Werror=all-warnings)
+endif()
+
 add_library(quorum_own INTERFACE)
 target_link_libraries(quorum_own INTERFACE quorum::quorum)
 # The root, so that a program names the files of the other folders by their path: "tests/reference/...", "bench/...".
 target_include_directories(quorum_own INTERFACE "${PROJECT_SOURCE_DIR}")
-target_compile_options(quorum_own INTERFACE ${quorum_warning_flags} ${quorum_processor_flags})
+target_compile_options(quorum_own INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${quorum_warning_flags};${quorum_processor_flags}>")
 
 if(QUORUM_SANITIZE)
   string(REPLACE ";" "," quorum_sanitizers "${QUORUM_SANITIZE}")

@@ -1,5 +1,7 @@
 # Includes point one way (docs/architecture.md): core <- cpu/simd <- cpu <- quorum.hpp, core <- io; only cpu/simd sees xsimd and
-# intrinsics, only cpu sees Eigen; nothing in include/ sees tests/; the reference the tests compare with shares nothing with the library.
+# intrinsics, only cpu sees Eigen; core <- cuda/block <- cuda/kernel <- cuda/dispatch <- cuda <- cuda.cuh, each of these may see
+# cuda/support; only cuda/block sees CUB; cpu and cuda never see each other; nothing in include/ sees tests/; the reference the tests
+# compare with shares nothing with the library.
 #   cmake -D root=<repository> -P include_direction.cmake
 cmake_minimum_required(VERSION 3.22)
 
@@ -14,11 +16,24 @@ set(intrinsics "<xsimd/[A-Za-z0-9_/.]+>|<(immintrin|x86intrin|arm_neon|arm_sve)\
 set(eigen "<Eigen/[A-Za-z]+>")
 set(system "<(sys/mman|sys/stat|fcntl|unistd|omp)\\.h>")
 
+set(toolkit "<cuda_(runtime_api|bf16|fp16|fp8)\\.h>")
+set(cub "<cub/(block|warp)/[a-z0-9_]+\\.cuh>")
+foreach(part support block kernel dispatch)
+  set(cuda_${part} "\"quorum/cuda/${part}/[a-z0-9_]+\\.cuh\"")
+endforeach()
+set(cuda "\"quorum/cuda/[a-z0-9_]+\\.cuh\"")
+
 set(rule_core "${standard}|${version}|${core}")
 set(rule_io "${standard}|${version}|${core}|${io}|${system}")
 set(rule_simd "${standard}|${version}|${core}|${simd}|${intrinsics}")
 set(rule_cpu "${standard}|${version}|${core}|${simd}|${cpu}|${eigen}|${system}")
 set(rule_umbrella "${standard}|${version}|${core}|${io}|${cpu}")
+set(rule_cuda_support "${standard}|${core}|${toolkit}|${cuda_support}")
+set(rule_cuda_block "${rule_cuda_support}|${cub}|${cuda_block}")
+set(rule_cuda_kernel "${rule_cuda_support}|${cuda_block}|${cuda_kernel}")
+set(rule_cuda_dispatch "${rule_cuda_kernel}|${cuda_dispatch}")
+set(rule_cuda "${rule_cuda_dispatch}|${cuda}")
+set(rule_cuda_umbrella "${version}|${core}|${cuda}")
 set(rule_reference "${standard}|\"tests/reference/[a-z0-9_]+\\.hpp\"")
 
 function(choose_rule file result)
@@ -30,6 +45,12 @@ function(choose_rule file result)
     set(rule simd)
   elseif(file MATCHES "^include/quorum/cpu/[^/]+$")
     set(rule cpu)
+  elseif(file MATCHES "^include/quorum/cuda/(support|block|kernel|dispatch)/[^/]+$")
+    set(rule cuda_${CMAKE_MATCH_1})
+  elseif(file MATCHES "^include/quorum/cuda/[^/]+$")
+    set(rule cuda)
+  elseif(file STREQUAL "include/quorum/cuda.cuh")
+    set(rule cuda_umbrella)
   elseif(file MATCHES "^include/quorum/(quorum|version)\\.hpp$")
     set(rule umbrella)
   elseif(file MATCHES "^tests/reference/[^/]+$")
@@ -40,7 +61,7 @@ function(choose_rule file result)
   set(${result} ${rule} PARENT_SCOPE)
 endfunction()
 
-file(GLOB_RECURSE files RELATIVE "${root}" "${root}/include/*.hpp" "${root}/tests/reference/*.hpp")
+file(GLOB_RECURSE files RELATIVE "${root}" "${root}/include/*.hpp" "${root}/include/*.cuh" "${root}/tests/reference/*.hpp")
 set(faults "")
 set(checked 0)
 foreach(file IN LISTS files)

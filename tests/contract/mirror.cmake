@@ -1,11 +1,13 @@
-# Each header has its test: include/quorum/core/shape.hpp -> tests/core/shape_test.cpp.
+# Each header has its test: include/quorum/core/shape.hpp -> tests/core/shape_test.cpp, include/quorum/cuda/decode.cuh ->
+# tests/cuda/decode_test.cu.
 #   cmake -D root=<repository> -P mirror.cmake
 cmake_minimum_required(VERSION 3.22)
 
 # Headers that hold nothing to run: includes and macros.
-set(without_test quorum.hpp version.hpp core/config.hpp)
+set(without_test quorum.hpp cuda.cuh version.hpp core/config.hpp)
 
-file(GLOB_RECURSE headers RELATIVE "${root}/include/quorum" "${root}/include/quorum/*.hpp")
+file(GLOB_RECURSE headers RELATIVE "${root}/include/quorum" "${root}/include/quorum/*.hpp"
+     "${root}/include/quorum/*.cuh")
 set(faults "")
 set(checked 0)
 foreach(header IN LISTS headers)
@@ -14,6 +16,7 @@ foreach(header IN LISTS headers)
   endif()
   math(EXPR checked "${checked} + 1")
   string(REGEX REPLACE "\\.hpp$" "_test.cpp" test "tests/${header}")
+  string(REGEX REPLACE "\\.cuh$" "_test.cu" test "${test}")
   if(NOT EXISTS "${root}/${test}")
     string(APPEND faults "include/quorum/${header}: has no test ${test}\n")
   endif()

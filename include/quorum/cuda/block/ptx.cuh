@@ -98,9 +98,7 @@ __device__ __forceinline__ float2 unpack_f16(uint32_t word) { return __half22flo
 // 16 bytes that no one writes while the kernel runs and that are read once.
 __device__ __forceinline__ uint4 load_once_16(const void* global) {
   uint4 r;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
-               : "l"(global));
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w) : "l"(global));
   return r;
 }
 

@@ -10,8 +10,8 @@ namespace quorum::cuda {
 // Where and how wide a kernel runs.
 struct LaunchConfig {
   dim3 grid = {1, 1, 1};
-  int threads = 0;                 // of a block
-  int64_t dynamic_shared = 0;      // bytes of a block
+  int threads = 0;             // of a block
+  int64_t dynamic_shared = 0;  // bytes of a block
   cudaStream_t stream = nullptr;
   bool overlaps_previous = false;  // may start before the kernel before it has finished; then it calls wait_for_previous_kernel()
 };
@@ -34,12 +34,21 @@ cudaError_t launch(const LaunchConfig& config, void (*kernel)(Params...), Args..
   return cudaLaunchKernelEx(&native, kernel, Params(args)...);
 }
 
+#else
+
+// The same on the host (tests).
+template <class... Params, class... Args>
+cudaError_t launch(const LaunchConfig& config, void (*kernel)(Params...), Args... args) {
+  return emulation::launch_grid(reinterpret_cast<const void*>(kernel), config.grid, dim3(unsigned(config.threads)), config.dynamic_shared,
+                                config.stream, [=] { kernel(Params(args)...); });
+}
+
+#endif
+
 // Lets a kernel have `bytes` of dynamic shared memory. Once per kernel, when planning.
 template <class... Params>
 cudaError_t allow_dynamic_shared(void (*kernel)(Params...), int64_t bytes) {
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
 }
-
-#endif
 
 }  // namespace quorum::cuda

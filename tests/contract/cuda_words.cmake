@@ -1,0 +1,41 @@
+# What the emulation of the kernels on the host rests on (tests/cuda/emulation): PTX, shared memory, device memory and launches each have
+# one place in include/quorum/cuda, and no other file does it by itself.
+#   cmake -D root=<repository> -P cuda_words.cmake
+cmake_minimum_required(VERSION 3.22)
+
+set(word_ptx "(^|[^a-z_])asm([^a-z_]|$)")
+set(place_ptx cuda/block/ptx.cuh)
+set(word_shared_memory "__shared__")
+set(place_shared_memory cuda/support/shared_memory.cuh)
+set(word_device_memory "cudaMalloc|cudaFree")
+set(place_device_memory cuda/support/device_buffer.cuh)
+set(word_launch "<<<|cudaLaunch")
+set(place_launch cuda/support/launch.cuh)
+set(word_cooperative_groups "cooperative_groups")
+set(place_cooperative_groups "")
+
+file(GLOB_RECURSE headers RELATIVE "${root}/include/quorum" "${root}/include/quorum/*.cuh")
+set(faults "")
+foreach(header IN LISTS headers)
+  file(READ "${root}/include/quorum/${header}" text)
+  string(REGEX REPLACE "//[^\n]*" "" text "${text}")  # words in comments do nothing
+  foreach(topic ptx shared_memory device_memory launch cooperative_groups)
+    if(NOT header STREQUAL "${place_${topic}}" AND text MATCHES "${word_${topic}}")
+      string(APPEND faults "include/quorum/${header}: ${CMAKE_MATCH_0} belongs into ")
+      if(place_${topic})
+        string(APPEND faults "include/quorum/${place_${topic}}\n")
+      else()
+        string(APPEND faults "no file: the emulation does not have it\n")
+      endif()
+    endif()
+  endforeach()
+endforeach()
+
+if(faults)
+  message(FATAL_ERROR "CUDA in the wrong place:\n${faults}")
+endif()
+list(LENGTH headers count)
+if(count EQUAL 0)
+  message(FATAL_ERROR "No header was found under ${root}/include/quorum/cuda")
+endif()
+message(STATUS "${count} CUDA headers keep to the places of PTX, memory and launches")
