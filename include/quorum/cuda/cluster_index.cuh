@@ -19,6 +19,7 @@ class ClusterIndex {
   // Errors: Error(invalid_argument) if it is stored in f32; Error(cuda_failure).
   explicit ClusterIndex(const ClusterIndexView& host) {
     require(host.storage == IndexStorage::int8, "cuda::ClusterIndex", "index.storage", "int8", "f32");
+    for (int h = 0; h < host.num_kv_heads; ++h) check_sizes(host.heads[h]);
     std::vector<FlatHeadView> views(size_t(host.num_kv_heads));
     Arena sizes(nullptr);
     for (int h = 0; h < host.num_kv_heads; ++h) flatten(host, h, sizes, nullptr, views[size_t(h)]);
@@ -36,6 +37,14 @@ class ClusterIndex {
   int64_t bytes() const noexcept { return memory_.bytes(); }
 
  private:
+  // Selection keeps sizes in 16 bits.
+  static void check_sizes(const ClusterHeadView& head) {
+    for (int s = 0; s < head.num_segments; ++s)
+      for (int j = 0; j < head.segments[s].num_clusters; ++j)
+        require(head.segments[s].size[j] <= 65535.0f, "cuda::ClusterIndex", "clusters of the index", "at most 65535 tokens",
+                head.segments[s].size[j]);
+  }
+
   // Copies `count` elements to the next place of the arena; returns the place on the device. content: the arena's image on the host.
   template <class T, class Fill>
   T* put(Arena& arena, std::byte* content, int64_t count, Fill&& fill) const {

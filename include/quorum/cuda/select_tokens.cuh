@@ -6,16 +6,25 @@
 
 namespace quorum::cuda {
 
+// Calls run(kernel) with the kernel for a group size.
+template <class Run>
+cudaError_t dispatch_select(int group, Run&& run) {
+  return group <= 4 ? run(select_tokens_kernel<4>) : group <= 8 ? run(select_tokens_kernel<8>) : run(select_tokens_kernel<16>);
+}
+
 // Post: workspace.plan, tokens, tail_clusters and draws of every row. Determinism: the same for the same weights.
 // Stream: enqueues one kernel, waits for nothing. Cost: reads the weights of scoring twice.
 inline cudaError_t select_tokens(const StepParams& p, cudaStream_t stream) {
-  const LaunchConfig config{dim3(unsigned(p.shape.num_kv_heads), unsigned(p.num_sequences)), kSelectThreads,
-                            select_shared_bytes(p.shape.group_size(), p.max_slots), stream, true};
-  return launch(config, select_tokens_kernel<kSelectThreads>, p);
+  return dispatch_select(p.shape.group_size(), [&](auto kernel) {
+    const LaunchConfig config{dim3(unsigned(p.shape.num_kv_heads), unsigned(p.num_sequences)), kSelectThreads,
+                              select_shared_bytes(p.shape.group_size(), p.max_slots), stream, true};
+    return launch(config, kernel, p);
+  });
 }
 
 inline cudaError_t prepare_select_tokens(const AttentionShape& shape, int max_slots) {
-  return allow_dynamic_shared(select_tokens_kernel<kSelectThreads>, select_shared_bytes(shape.group_size(), max_slots));
+  return dispatch_select(shape.group_size(),
+                         [&](auto kernel) { return allow_dynamic_shared(kernel, select_shared_bytes(shape.group_size(), max_slots)); });
 }
 
 }  // namespace quorum::cuda

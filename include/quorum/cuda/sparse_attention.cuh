@@ -8,17 +8,17 @@
 
 namespace quorum::cuda {
 
-// Calls run(kernel, policy) with the attend kernel for a shape, an element type and a device.
+// Calls run(kernel, policy, shared bytes) with the attend kernel for a shape, an element type and a device.
 template <class Run>
-cudaError_t dispatch_attend(const AttentionShape& shape, ElementType type, const DeviceTuning& device, Run&& run) {
+cudaError_t dispatch_attend(const AttentionShape& shape, ElementType type, const DeviceTuning& device, int num_rows, Run&& run) {
   return dispatch_shape(shape, [&](auto head_dim, auto head_tiles) {
     return dispatch_element(type, [&](auto element) {
       using T = decltype(element);
       using Large = LargeSharedMemory::Attend<head_dim()>;
       using Small = SmallSharedMemory::Attend<head_dim()>;
       if (device.large_shared_memory)
-        return run(attend_kernel<T, head_dim(), head_tiles(), Large>, Large(), head_dim);
-      return run(attend_kernel<T, head_dim(), head_tiles(), Small>, Small(), head_dim);
+        return run(attend_kernel<T, head_dim(), head_tiles(), Large>, Large(), attend_shared_bytes<head_dim(), head_tiles(), Large>(num_rows));
+      return run(attend_kernel<T, head_dim(), head_tiles(), Small>, Small(), attend_shared_bytes<head_dim(), head_tiles(), Small>(num_rows));
     });
   });
 }
@@ -26,10 +26,8 @@ cudaError_t dispatch_attend(const AttentionShape& shape, ElementType type, const
 // Post: out and reports, from workspace.plan and its lists. Stream: enqueues two kernels, waits for nothing.
 // Cost: keys and values of the listed tokens, value means of the tail, keys of the draws.
 inline cudaError_t sparse_attention(const StepParams& p, const DeviceTuning& device, cudaStream_t stream) {
-  const cudaError_t status = dispatch_attend(p.shape, p.kv.type, device, [&](auto kernel, auto policy, auto head_dim) {
-    using Policy = decltype(policy);
-    const LaunchConfig config{dim3(unsigned(p.attend_blocks)), Policy::kThreads, attend_shared_bytes<head_dim(), Policy>(p.num_rows()),
-                              stream, true};
+  const cudaError_t status = dispatch_attend(p.shape, p.kv.type, device, p.num_rows(), [&](auto kernel, auto policy, int64_t shared) {
+    const LaunchConfig config{dim3(unsigned(p.attend_blocks)), decltype(policy)::kThreads, shared, stream, true};
     return launch(config, kernel, p);
   });
   if (status != cudaSuccess) return status;
@@ -38,9 +36,8 @@ inline cudaError_t sparse_attention(const StepParams& p, const DeviceTuning& dev
 }
 
 inline cudaError_t prepare_sparse_attention(const AttentionShape& shape, ElementType type, const DeviceTuning& device, int max_rows) {
-  return dispatch_attend(shape, type, device, [&](auto kernel, auto policy, auto head_dim) {
-    return allow_dynamic_shared(kernel, attend_shared_bytes<head_dim(), decltype(policy)>(max_rows));
-  });
+  return dispatch_attend(shape, type, device, max_rows,
+                         [&](auto kernel, auto, int64_t shared) { return allow_dynamic_shared(kernel, shared); });
 }
 
 }  // namespace quorum::cuda

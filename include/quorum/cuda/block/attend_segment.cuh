@@ -16,19 +16,20 @@ struct WarpTiles {
   __device__ __forceinline__ int operator[](int i) const { return first + i * step; }
 };
 
+// The row's queries for score_tile(), by the whole block; a barrier must follow.
 template <class T, int kHeadDim, int kHeadTiles>
-__device__ __forceinline__ void load_tile_queries(const StepParams& p, int row, TileQueries<T, kHeadDim, kHeadTiles>& queries) {
-  const int group = p.shape.group_size(), sequence = p.sequence_of(row), first = p.kv_head_of(row) * group;
-  queries.load([&](int head, int c) {
-    return head < group ? load_element(p.queries.row(sequence, first + head), p.queries.type, c) : 0.0f;
+__device__ __forceinline__ void load_tile_queries(const StepParams& p, int row, T* queries) {
+  for_each_query_piece<kHeadDim>(p, row, 8 * kHeadTiles, [&](int head, int c, const float (&q)[8]) {
+    *reinterpret_cast<uint4*>(queries + head * kTileStride<kHeadDim> + c) = {pack<T>(q[0], q[1]), pack<T>(q[2], q[3]), pack<T>(q[4], q[5]),
+                                                                             pack<T>(q[6], q[7])};
   });
 }
 
 // Attends to tiles of the row's list through kStages tiles of keys and values in flight.
 //
-// tiles: the warp's own shared memory, [kStages][2][kTileElements].
+// queries: of the block, being loaded: score after the barrier inside. tiles: the warp's own shared memory, [kStages][2][kTileElements].
 template <class T, int kHeadDim, int kHeadTiles, int kStages>
-__device__ __forceinline__ void attend_listed(const StepParams& p, int row, const WarpTiles& own, T* tiles,
+__device__ __forceinline__ void attend_listed(const StepParams& p, int row, const WarpTiles& own, const T* queries, T* tiles,
                                               TileState<kHeadDim, kHeadTiles>& state) {
   const RowPlan& plan = p.workspace.plan[row];
   const int lane = int(threadIdx.x) % kWarpSize, sequence = p.sequence_of(row), kv_head = p.kv_head_of(row);
@@ -59,9 +60,9 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
   for (int i = 0; i < kStages; ++i) rows[i] = find(i);
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) fetch(i, rows[i]);
-  TileQueries<T, kHeadDim, kHeadTiles> queries;
-  load_tile_queries(p, row, queries);
+  __syncthreads();  // the block's queries, stored before, are there; their loads have overlapped with those of the lists
   TileRows next = rows[kStages - 1];
+#pragma unroll 1
   for (int i = 0; i < num_own; ++i) {
     fetch(i + kStages - 1, next);
     next = find(i + kStages);
@@ -85,11 +86,11 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
 
 // Log of the weights of drawn tokens, to draw_weight.
 template <class T, int kHeadDim, int kHeadTiles>
-__device__ __forceinline__ void score_draws(const StepParams& p, int row, const WarpTiles& own, T* tile) {
+__device__ __forceinline__ void score_draws(const StepParams& p, int row, const WarpTiles& own, const T* queries, T* tile) {
   const RowPlan& plan = p.workspace.plan[row];
   const int lane = int(threadIdx.x) % kWarpSize, group = p.shape.group_size();
-  TileQueries<T, kHeadDim, kHeadTiles> queries;
-  load_tile_queries(p, row, queries);
+  __syncthreads();  // the block's queries are there
+#pragma unroll 1
   for (int i = 0; i < own.count(); ++i) {
     const int first = own[i] * kTileTokens, count = min(kTileTokens, plan.num_draws - first);
     const int64_t at = int64_t(row) * p.num_draws + first;
@@ -144,6 +145,7 @@ __device__ __forceinline__ void attend_tail(const StepParams& p, int row, const 
   for (int t = 0; t < kHeadTiles; ++t)
 #pragma unroll
     for (int j = 0; j < 2; ++j) state.max[t][j] = 0.0f;
+#pragma unroll 1
   for (int i = 0; i < own.count(); ++i) {
     const int first = own[i] * kTileTokens, count = min(kTileTokens, plan.num_tail - first);
     const int32_t* list = p.workspace.tail_clusters + int64_t(row) * p.max_slots + first;

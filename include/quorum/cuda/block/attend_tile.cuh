@@ -20,41 +20,30 @@ inline constexpr int kTileStride = kHeadDim + 8;  // in elements of 2 bytes
 template <int kHeadDim>
 inline constexpr int kTileElements = kTileTokens * kTileStride<kHeadDim>;
 
-// 8 heads' queries, and the type's tensor core operand: lane l holds coordinates 2 (l % 4), +1 of head l / 4, of every 8.
+// Scores of a tile: score[t][2 i + j] is that of token lane / 4 + 8 i and head 8 t + 2 (lane % 4) + j. queries: [8 kHeadTiles] rows of
+// kTileStride, in shared memory like the keys.
 template <class T, int kHeadDim, int kHeadTiles>
-struct TileQueries {
-  uint32_t word[kHeadTiles][kHeadDim / 16][2];
-
-  // query(head, c): coordinate c of a head, as a float.
-  template <class Query>
-  __device__ __forceinline__ void load(Query&& query) {
-    const int lane = int(threadIdx.x) % kWarpSize;
-#pragma unroll
-    for (int t = 0; t < kHeadTiles; ++t)
-#pragma unroll
-      for (int k = 0; k < kHeadDim / 8; ++k) {
-        const int head = t * 8 + lane / 4, c = k * 8 + lane % 4 * 2;
-        word[t][k / 2][k % 2] = pack<T>(query(head, c), query(head, c + 1));
-      }
-  }
-};
-
-// Scores of a tile: score[t][2 i + j] is that of token lane / 4 + 8 i and head 8 t + 2 (lane % 4) + j.
-template <class T, int kHeadDim, int kHeadTiles>
-__device__ __forceinline__ void score_tile(const T* keys, const TileQueries<T, kHeadDim, kHeadTiles>& queries,
-                                           float (&score)[kHeadTiles][4]) {
+__device__ __forceinline__ void score_tile(const T* keys, const T* queries, float (&score)[kHeadTiles][4]) {
   const int lane = int(threadIdx.x) % kWarpSize;
   const T* row = keys + (lane % 16) * kTileStride<kHeadDim> + lane / 16 * 8;
+  const T* query = queries + (lane % 8) * kTileStride<kHeadDim> + lane / 8 * 8;
 #pragma unroll
   for (int t = 0; t < kHeadTiles; ++t)
 #pragma unroll
     for (int i = 0; i < 4; ++i) score[t][i] = 0.0f;
 #pragma unroll
-  for (int k = 0; k < kHeadDim / 16; ++k) {
-    uint32_t key[4];
-    ldmatrix_x4(key, row + k * 16);
+  for (int k = 0; k < kHeadDim / 32; ++k) {
+    uint32_t key[2][4];
+    ldmatrix_x4(key[0], row + k * 32);
+    ldmatrix_x4(key[1], row + k * 32 + 16);
 #pragma unroll
-    for (int t = 0; t < kHeadTiles; ++t) mma_m16n8k16<T>(score[t], key, queries.word[t][k]);
+    for (int t = 0; t < kHeadTiles; ++t) {
+      uint32_t q[4];
+      ldmatrix_x4(q, query + t * 8 * kTileStride<kHeadDim> + k * 32);
+      const uint32_t low[2] = {q[0], q[1]}, high[2] = {q[2], q[3]};
+      mma_m16n8k16<T>(score[t], key[0], low);
+      mma_m16n8k16<T>(score[t], key[1], high);
+    }
   }
 }
 

@@ -8,7 +8,6 @@
 namespace quorum::cuda {
 
 inline constexpr float kShareUnit = 0x1p30f;
-inline constexpr uint16_t kNoBucket = 0xffff;
 
 // Column g < group: shares of head g; column `group`: tokens. In shared memory.
 struct ClusterHistogram {

@@ -20,11 +20,12 @@ struct QueryConstants {
   int32_t zero_dot;      // what the centroids' zero point adds to a dot product
 };
 
-// Shared memory of a block; rows of heads beyond the group are zero.
+// Shared memory of a block; int8 rows of heads beyond the group are zero.
 template <int kHeadDim>
 struct QueryCoordinates {
   float query[kMaxGroupSize][kHeadDim];        // scaled by sm_scale
   float transformed[kMaxGroupSize][kHeadDim];  // y = inverse * q
+  float mean_key[kHeadDim], eigenvalues[kHeadDim], signs[kHeadDim];  // of the metric
   float rotated[kMaxGroupSize][kHeadDim];      // q'
   alignas(16) int8_t quantised[kMaxGroupSize][kHeadDim];
   QueryConstants constants[kMaxGroupSize];
@@ -36,13 +37,38 @@ __device__ __forceinline__ float load_element(const std::byte* row, ElementType 
   return to_float(reinterpret_cast<const bf16*>(row)[i]);
 }
 
-// The row's queries times sm_scale, zero beyond the group. A barrier must follow.
-template <int kHeadDim>
-__device__ __forceinline__ void load_queries(const StepParams& p, int row, float (*query)[kHeadDim]) {
+// Eight neighbouring elements from i on, a multiple of 8, of a row aligned to 16 bytes.
+__device__ __forceinline__ void load_eight(const std::byte* row, ElementType type, int i, float (&out)[8]) {
+  if (type == ElementType::f32) {
+    const float4* quads = reinterpret_cast<const float4*>(row) + i / 4;
+    const float4 low = quads[0], high = quads[1];
+    out[0] = low.x, out[1] = low.y, out[2] = low.z, out[3] = low.w;
+    out[4] = high.x, out[5] = high.y, out[6] = high.z, out[7] = high.w;
+    return;
+  }
+  const uint4 raw = reinterpret_cast<const uint4*>(row)[i / 8];
+  const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+  for (int w = 0; w < 4; ++w) {
+    const float2 pair = type == ElementType::f16
+                            ? unpack_f16(words[w])
+                            : float2{__uint_as_float(words[w] << 16), __uint_as_float(words[w] & 0xffff0000u)};
+    out[2 * w] = pair.x;
+    out[2 * w + 1] = pair.y;
+  }
+}
+
+// Calls store(head, c, eight coordinates from c on) for the row's queries, and with zeros for heads from the group to num_heads.
+template <int kHeadDim, class Store>
+__device__ __forceinline__ void for_each_query_piece(const StepParams& p, int row, int num_heads, Store&& store) {
+  constexpr int kPieces = kHeadDim / 8;
   const int group = p.shape.group_size(), sequence = p.sequence_of(row), first = p.kv_head_of(row) * group;
-  for (int i = int(threadIdx.x); i < kMaxGroupSize * kHeadDim; i += int(blockDim.x)) {
-    const int head = i / kHeadDim, c = i % kHeadDim;
-    query[head][c] = head < group ? load_element(p.queries.row(sequence, first + head), p.queries.type, c) * p.shape.sm_scale : 0.0f;
+#pragma unroll 1
+  for (int i = int(threadIdx.x); i < num_heads * kPieces; i += int(blockDim.x)) {
+    const int head = i / kPieces, c = i % kPieces * 8;
+    float piece[8] = {};
+    if (head < group) load_eight(p.queries.row(sequence, first + head), p.queries.type, c, piece);
+    store(head, c, piece);
   }
 }
 
@@ -62,21 +88,33 @@ __device__ __forceinline__ void scatter_sums(float* value) {
 template <int kHeadDim>
 __device__ __forceinline__ void transform_queries(const QueryMetricView& metric, int group, QueryCoordinates<kHeadDim>& s) {
   const int warp = int(threadIdx.x) / kWarpSize, lane = int(threadIdx.x) % kWarpSize, half = lane % 2;
+#pragma unroll 1
   for (int out = warp; out < kHeadDim / 16; out += int(blockDim.x) / kWarpSize)
+#pragma unroll 1
     for (int first = 0; first < group; first += 4) {
+      constexpr int kInputs = kHeadDim / 16;  // of a lane
+      const uint4* rows = reinterpret_cast<const uint4*>(metric.inverse + (int64_t(out) * kHeadDim + lane / 2) * 16 + half * 8);
       float sum[32] = {};
+#pragma unroll 1
+      for (int part = 0; part < kInputs; part += 4) {
+        uint4 raw[4];  // on their way together
 #pragma unroll
-      for (int in = lane / 2; in < kHeadDim; in += 16) {
-        const uint4 raw = *reinterpret_cast<const uint4*>(metric.inverse + (int64_t(out) * kHeadDim + in) * 16 + half * 8);
-        const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+        for (int i = 0; i < 4; ++i)
+          if (part + i < kInputs) raw[i] = rows[(part + i) * 32];
 #pragma unroll
-        for (int w = 0; w < 4; ++w) {
-          const float2 factor = unpack_f16(words[w]);
+        for (int i = 0; i < 4; ++i) {
+          if (part + i >= kInputs) break;
+          const int in = lane / 2 + (part + i) * 16;
+          const uint32_t words[4] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
 #pragma unroll
-          for (int h = 0; h < 4; ++h) {
-            const float q = s.query[first + h][in];
-            sum[h * 8 + 2 * w] += factor.x * q;
-            sum[h * 8 + 2 * w + 1] += factor.y * q;
+          for (int w = 0; w < 4; ++w) {
+            const float2 factor = unpack_f16(words[w]);
+#pragma unroll
+            for (int h = 0; h < 4; ++h) {
+              const float q = s.query[first + h][in];
+              sum[h * 8 + 2 * w] += factor.x * q;
+              sum[h * 8 + 2 * w + 1] += factor.y * q;
+            }
           }
         }
       }
@@ -92,10 +130,11 @@ __device__ __forceinline__ void transform_queries(const QueryMetricView& metric,
 template <int kSize>
 __device__ __forceinline__ void hadamard(float* x) {
   const int lane = int(threadIdx.x) % kWarpSize;
-#pragma unroll
+#pragma unroll 1
   for (int half = kSize / 2; half >= 1; half /= 2) {
+#pragma unroll
     for (int pair = lane; pair < kSize / 2; pair += kWarpSize) {
-      const int i = pair / half * 2 * half + pair % half;
+      const int i = 2 * pair - (pair & (half - 1));
       const float a = x[i], b = x[i + half];
       x[i] = a + b;
       x[i + half] = a - b;
@@ -123,13 +162,13 @@ __device__ __forceinline__ void rotate(float* x, const float* signs) {
 
 // Constants and int8 coordinates of one head, by one warp. NaN becomes 0 here and shows in mean_score.
 template <int kHeadDim>
-__device__ __forceinline__ void quantise_query(const QueryMetricView& metric, int head, QueryCoordinates<kHeadDim>& s) {
+__device__ __forceinline__ void quantise_query(int head, QueryCoordinates<kHeadDim>& s) {
   const int lane = int(threadIdx.x) % kWarpSize;
   float mean_score = 0.0f, variance = 0.0f, square = 0.0f, largest = 0.0f;
   for (int c = lane; c < kHeadDim; c += kWarpSize) {
     const float y = s.transformed[head][c], x = s.rotated[head][c];
-    mean_score += s.query[head][c] * metric.mean_key[c];
-    variance += y * y * metric.eigenvalues[c];
+    mean_score += s.query[head][c] * s.mean_key[c];
+    variance += y * y * s.eigenvalues[c];
     square += x * x;
     largest = fmaxf(largest, fabsf(x));
   }
@@ -153,10 +192,18 @@ template <int kHeadDim>
 __device__ __forceinline__ void prepare_queries(const StepParams& p, int row, const QueryMetricView& metric,
                                                 QueryCoordinates<kHeadDim>& s) {
   const int group = p.shape.group_size(), lane = int(threadIdx.x) % kWarpSize;
-  load_queries<kHeadDim>(p, row, s.query);
+  for (int c = int(threadIdx.x); c < kHeadDim; c += int(blockDim.x)) {
+    s.mean_key[c] = metric.mean_key[c];
+    s.eigenvalues[c] = metric.eigenvalues[c];
+    s.signs[c] = metric.signs[c];
+  }
+  for_each_query_piece<kHeadDim>(p, row, int(round_up(group, 4)), [&](int head, int c, const float (&piece)[8]) {
+    for (int i = 0; i < 8; ++i) s.query[head][c + i] = piece[i] * p.shape.sm_scale;
+  });
   __syncthreads();
   transform_queries<kHeadDim>(metric, group, s);
   __syncthreads();
+#pragma unroll 1
   for (int head = int(threadIdx.x) / kWarpSize; head < kMaxGroupSize; head += int(blockDim.x) / kWarpSize) {
     if (head >= group) {
       for (int c = lane; c < kHeadDim; c += kWarpSize) s.quantised[head][c] = 0;
@@ -164,8 +211,8 @@ __device__ __forceinline__ void prepare_queries(const StepParams& p, int row, co
     }
     for (int c = lane; c < kHeadDim; c += kWarpSize) s.rotated[head][c] = s.transformed[head][c];
     __syncwarp();
-    rotate<kHeadDim>(s.rotated[head], metric.signs);
-    quantise_query<kHeadDim>(metric, head, s);
+    rotate<kHeadDim>(s.rotated[head], s.signs);
+    quantise_query<kHeadDim>(head, s);
   }
   __syncthreads();
 }

@@ -17,7 +17,7 @@ __device__ __forceinline__ void add_weight(AttentionState& state, float score, f
 // The union over the lanes that differ in the bits kFrom, 2 kFrom, ... below 32.
 template <int kFrom = 1>
 __device__ __forceinline__ AttentionState warp_merge(AttentionState state) {
-#pragma unroll
+#pragma unroll 1
   for (int bit = kFrom; bit < kWarpSize; bit *= 2) {
     const AttentionState other{__shfl_xor_sync(kFullMask, state.max, bit), __shfl_xor_sync(kFullMask, state.sum, bit)};
     state = merge(state, other);

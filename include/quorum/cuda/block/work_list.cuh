@@ -24,12 +24,15 @@ __device__ __forceinline__ int num_tiles(const StepParams& p, int segment) {
 struct TileRange {
   int first = 0, last = 0;
 };
+// The first total % num_blocks blocks have one tile more than the others.
 QUORUM_HOST_DEVICE inline TileRange tiles_of_block(int block, int num_blocks, int total) {
-  return {int(int64_t(block) * total / num_blocks), int(int64_t(block + 1) * total / num_blocks)};
+  const int each = total / num_blocks, more = total % num_blocks, first = block * each + (block < more ? block : more);
+  return {first, first + each + (block < more ? 1 : 0)};
 }
 // The block that has a tile.
 QUORUM_HOST_DEVICE inline int block_of_tile(int tile, int num_blocks, int total) {
-  return int(((int64_t(tile) + 1) * num_blocks - 1) / total);
+  const int each = total / num_blocks, more = total % num_blocks, in_longer = more * (each + 1);
+  return tile < in_longer ? tile / (each + 1) : more + (tile - in_longer) / each;
 }
 // Where a block leaves its part of a segment. Going through tiles, block and segment only grow: no two pairs have the same sum.
 QUORUM_HOST_DEVICE inline int64_t partial_of(const StepParams& p, int round, int block, int segment) {

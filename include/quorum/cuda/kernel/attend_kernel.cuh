@@ -16,9 +16,9 @@ struct AttendPolicy {
   static constexpr int kThreads = kWarps * kWarpSize;
 };
 
-template <int kHeadDim, class Policy>
+template <int kHeadDim, int kHeadTiles, class Policy>
 int64_t attend_shared_bytes(int num_rows) {
-  return int64_t(Policy::kWarps) * Policy::kStages * 2 * kTileElements<kHeadDim> * 2 + (kSegmentKinds * int64_t(num_rows) + 1) * 4;
+  return int64_t(Policy::kWarps) * Policy::kStages * 2 * kTileElements<kHeadDim> * 2 + 8 * kHeadTiles * kTileStride<kHeadDim> * 2 + (kSegmentKinds * int64_t(num_rows) + 1) * 4;
 }
 
 // Joins the warps' states and writes the block's part of a segment. `scratch`: the tiles' memory, which no one uses any more.
@@ -66,7 +66,8 @@ __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks) attend_kern
   constexpr int kWarpElements = Policy::kStages * 2 * kTileElements<kHeadDim>;
   T* memory = dynamic_shared<T>();
   T* tiles = memory + int(threadIdx.x) / kWarpSize * kWarpElements;
-  int32_t* indptr = reinterpret_cast<int32_t*>(memory + Policy::kWarps * kWarpElements);
+  T* queries = memory + Policy::kWarps * kWarpElements;
+  int32_t* indptr = reinterpret_cast<int32_t*>(queries + 8 * kHeadTiles * kTileStride<kHeadDim>);
   const int block = int(blockIdx.x), num_segments = kSegmentKinds * p.num_rows();
   let_next_kernel_start();
   wait_for_previous_kernel();
@@ -80,16 +81,19 @@ __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks) attend_kern
     segment = segment_of_tile(indptr, num_segments, tile);
     const int row = segment / kSegmentKinds, begin = indptr[segment], end = min(range.last, indptr[segment + 1]);
     const WarpTiles own{tile - begin + int(threadIdx.x) / kWarpSize, end - begin, Policy::kWarps};
-    TileState<kHeadDim, kHeadTiles> state;
-    state.clear();
+    const bool is_tail = segment % kSegmentKinds == int(SegmentKind::tail);
+    if (!is_tail) load_tile_queries<T, kHeadDim, kHeadTiles>(p, row, queries);
     if (segment % kSegmentKinds == int(SegmentKind::draws)) {
-      score_draws<T, kHeadDim, kHeadTiles>(p, row, own, tiles);
+      score_draws<T, kHeadDim, kHeadTiles>(p, row, own, queries, tiles);
+      __syncthreads();
       continue;
     }
-    if (segment % kSegmentKinds == int(SegmentKind::listed))
-      attend_listed<T, kHeadDim, kHeadTiles, Policy::kStages>(p, row, own, tiles, state);
-    else
+    TileState<kHeadDim, kHeadTiles> state;
+    state.clear();
+    if (is_tail)
       attend_tail<kHeadDim, kHeadTiles>(p, row, own, reinterpret_cast<bf16*>(tiles), state);
+    else
+      attend_listed<T, kHeadDim, kHeadTiles, Policy::kStages>(p, row, own, queries, tiles, state);
     __syncthreads();
     write_partial<kHeadDim, kHeadTiles, Policy>(p, partial_of(p, p.round, block, segment), state, reinterpret_cast<float*>(memory));
   }

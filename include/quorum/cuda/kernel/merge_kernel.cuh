@@ -5,11 +5,14 @@
 #include "quorum/core/certificate.hpp"
 #include "quorum/core/step_bytes.hpp"
 #include "quorum/core/tail_estimate.hpp"
+#include "quorum/cuda/block/state_sum.cuh"
 #include "quorum/cuda/block/work_list.cuh"
+#include "quorum/cuda/support/shared_memory.cuh"
 
 namespace quorum::cuda {
 
-inline constexpr int kMergeThreads = 128;
+inline constexpr int kMergeThreads = 256;
+inline constexpr int kMergedAtOnce = 128;  // partial results whose factors are in shared memory together
 inline constexpr int kMaxRounds = 3;  // attend, widen once, densely
 
 // Partial results of one segment in one round: `count` of them from `first` on.
@@ -77,52 +80,129 @@ __device__ __forceinline__ void write_report(const StepParams& p, int row, int g
   p.reports[int64_t(p.sequence_of(row)) * p.shape.num_qo_heads + p.kv_head_of(row) * p.shape.group_size() + g] = report;
 }
 
+template <int kThreads>
+struct MergeShared {
+  AttentionState of_warp[kThreads / kWarpSize];
+  float factor[kMergedAtOnce];
+  alignas(16) float sum[kThreads * 4];
+};
+
+// Maximum and sum of a segment's partial states in all rounds that count, by the whole block.
+template <int kThreads>
+__device__ __forceinline__ AttentionState merge_states(const StepParams& p, int g, int first_round, int segment, MergeShared<kThreads>& s) {
+  const int group = p.shape.group_size();
+  AttentionState state;
+#pragma unroll 1
+  for (int round = first_round; round <= p.round; ++round) {
+    const PartialRange range = partials_of(p, round, segment);
+#pragma unroll 1
+    for (int i = int(threadIdx.x); i < range.count; i += kThreads)
+      state = merge(state, p.workspace.partial_state[(range.first + i) * group + g]);
+  }
+  state = warp_merge(state);
+  if (threadIdx.x % kWarpSize == 0) s.of_warp[threadIdx.x / kWarpSize] = state;
+  __syncthreads();
+  state = s.of_warp[0];
+#pragma unroll 1
+  for (int w = 1; w < kThreads / kWarpSize; ++w) state = merge(state, s.of_warp[w]);
+  return state;
+}
+
+// Adds a range of partial outputs, each by factor(its state), to four coordinates from 4 (thread % (head_dim / 4)) on. The threads that
+// have the same coordinates share the range.
+template <int kThreads, class Factor>
+__device__ __forceinline__ void add_outputs(const StepParams& p, int g, PartialRange range, MergeShared<kThreads>& s, float4& sum,
+                                            Factor&& factor) {
+  const int group = p.shape.group_size(), quads = p.shape.head_dim / 4, quad = int(threadIdx.x) % quads;
+  const int part = int(threadIdx.x) / quads, parts = kThreads / quads;
+#pragma unroll 1
+  for (int first = 0; first < range.count; first += kMergedAtOnce) {
+    const int count = min(kMergedAtOnce, range.count - first);
+    const int64_t begin = (range.first + first) * group + g;
+    __syncthreads();
+    if (int(threadIdx.x) < count) s.factor[threadIdx.x] = factor(p.workspace.partial_state[begin + int(threadIdx.x) * group]);
+    __syncthreads();
+    if (part >= parts) continue;
+    const float4* rows = reinterpret_cast<const float4*>(p.workspace.partial_output + begin * p.shape.head_dim) + quad;
+    const int stride = group * quads;
+#pragma unroll 4
+    for (int i = part; i < count; i += parts) {
+      const float4 value = rows[i * stride];
+      const float by = s.factor[i];
+      sum.x += value.x * by;
+      sum.y += value.y * by;
+      sum.z += value.z * by;
+      sum.w += value.w * by;
+    }
+  }
+}
+
+// The sum over the threads that have the same coordinates, for threads below head_dim / 4.
+template <int kThreads>
+__device__ __forceinline__ void join_outputs(const StepParams& p, MergeShared<kThreads>& s, float4& sum) {
+  const int quads = p.shape.head_dim / 4;
+  auto* sums = reinterpret_cast<float4*>(s.sum);
+  __syncthreads();
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (int(threadIdx.x) < quads)
+#pragma unroll 1
+    for (int i = int(threadIdx.x) + quads; i + quads <= kThreads / quads * quads + int(threadIdx.x); i += quads) {
+      const float4 value = sums[i];
+      sum.x += value.x;
+      sum.y += value.y;
+      sum.z += value.z;
+      sum.w += value.w;
+    }
+}
+
+// What a head's sample and estimates say, in units of exp(reference), by one warp; every lane gets it.
+__device__ __forceinline__ HeadWeight weigh_head(const StepParams& p, int row, int g, const RowPlan& plan, AttentionState read) {
+  HeadWeight weight;
+  const SampledRest sampled = sum_draws(p, row, g, plan);
+  weight.sampled = plan.num_draws > 0;
+  weight.rest = plan.complete ? 0.0f : plan.rest[g];
+  weight.read = read.sum * rescale_factor(read.max, plan.reference[g]);
+  weight.believed = weight.sampled ? believed_rest(sampled, weight.rest, sample_trust(p.options.variance)) : weight.rest;
+  weight.upper_bound = rest_upper_bound(sampled, weight.rest, p.z);
+  return weight;
+}
+
 // Grid: (group_size, rows).
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ StepParams p) {
-  const int g = int(blockIdx.x), row = int(blockIdx.y), group = p.shape.group_size(), d = p.shape.head_dim;
+  QUORUM_SHARED(MergeShared<kThreads>, s);
+  const int g = int(blockIdx.x), row = int(blockIdx.y), group = p.shape.group_size();
   let_next_kernel_start();
   wait_for_previous_kernel();
   RowPlan& plan = p.workspace.plan[row];
   if (p.round > 0 && !plan.widens) return;
-  // Everything that was read, in all rounds that count.
-  AttentionState state;
-  PartialRange listed[kMaxRounds];
-  for (int round = plan.first_round; round <= p.round; ++round) {
-    listed[round] = partials_of(p, round, row * kSegmentKinds + int(SegmentKind::listed));
-    for (int i = 0; i < listed[round].count; ++i) state = merge(state, p.workspace.partial_state[(listed[round].first + i) * group + g]);
-  }
-  const bool sparse = !is_dense(plan.path);
+  const bool sparse = !is_dense(plan.path), empty = plan.num_tokens == 0;
+  const int listed = row * kSegmentKinds + int(SegmentKind::listed), tail = row * kSegmentKinds + int(SegmentKind::tail);
+  const AttentionState read = merge_states<kThreads>(p, g, plan.first_round, listed, s);
   HeadWeight weight;
-  float unit = state.max, of_tail = 0.0f, amount = 0.0f;
+  float unit = read.max, of_tail = 0.0f, amount = 0.0f;
   if (sparse) {
-    weight.sampled = plan.num_draws > 0;
-    weight.rest = plan.complete ? 0.0f : plan.rest[g];
-    weight.read = state.sum * rescale_factor(state.max, plan.reference[g]);
-    const SampledRest sampled = sum_draws(p, row, g, plan);
-    weight.believed = weight.sampled ? believed_rest(sampled, weight.rest, sample_trust(p.options.variance)) : weight.rest;
-    weight.upper_bound = rest_upper_bound(sampled, weight.rest, p.z);
-    amount = p.options.tail == Tail::drop || plan.num_tail == 0 || !(plan.used_rest[g] > 0.0f) ? 0.0f
-             : p.options.tail == Tail::calibrated                                              ? weight.believed
-                                                                                               : weight.rest;
-    unit = larger_max(state.max, plan.reference[g]);
+    weight = weigh_head(p, row, g, plan, read);
+    const bool has_tail = p.options.tail != Tail::drop && plan.num_tail > 0 && plan.used_rest[g] > 0.0f;
+    unit = larger_max(read.max, plan.reference[g]);
+    if (has_tail) amount = (p.options.tail == Tail::calibrated ? weight.believed : weight.rest);
     of_tail = tail_scale(amount, plan.used_rest[g]) * rescale_factor(plan.reference[g], unit);
     amount *= rescale_factor(plan.reference[g], unit);
   }
-  const float of_read = rescale_factor(state.max, unit), total = state.sum * of_read + amount;
-  const PartialRange tail = sparse ? partials_of(p, p.round, row * kSegmentKinds + int(SegmentKind::tail)) : PartialRange{};
+  const float total = read.sum * rescale_factor(read.max, unit) + amount;
+  float4 value = {};
+#pragma unroll 1
+  for (int round = plan.first_round; round <= p.round; ++round)
+    add_outputs<kThreads>(p, g, partials_of(p, round, listed), s, value,
+                          [&](const AttentionState& state) { return rescale_factor(state.max, unit); });
+  if (of_tail > 0.0f) add_outputs<kThreads>(p, g, partials_of(p, p.round, tail), s, value, [&](const AttentionState&) { return of_tail; });
+  join_outputs<kThreads>(p, s, value);
   const int sequence = p.sequence_of(row), qo_head = p.kv_head_of(row) * group + g;
-  for (int c = int(threadIdx.x); c < d; c += kThreads) {
-    float value = 0.0f, rest = 0.0f;
-    for (int round = plan.first_round; round <= p.round; ++round)
-      for (int i = 0; i < listed[round].count; ++i) {
-        const int64_t at = (listed[round].first + i) * group + g;
-        value += p.workspace.partial_output[at * d + c] * rescale_factor(p.workspace.partial_state[at].max, unit);
-      }
-    for (int i = 0; i < tail.count; ++i) rest += p.workspace.partial_output[((tail.first + i) * group + g) * d + c];
-    p.out.row(p.shape, sequence, qo_head)[c] = plan.num_tokens == 0 ? 0.0f : (value + (of_tail > 0.0f ? rest * of_tail : 0.0f)) / total;
-  }
-  __syncthreads();  // all have read the plan
+  const float factor = empty ? 0.0f : 1.0f / total;
+  if (int(threadIdx.x) < p.shape.head_dim / 4)
+    reinterpret_cast<float4*>(p.out.row(p.shape, sequence, qo_head))[threadIdx.x] = {value.x * factor, value.y * factor, value.z * factor,
+                                                                                     value.w * factor};
   if (threadIdx.x != 0) return;
   p.out.set_lse(p.shape, sequence, qo_head, total == 0.0f ? -kInfinity : unit + logf(total));
   write_report(p, row, g, plan, weight);

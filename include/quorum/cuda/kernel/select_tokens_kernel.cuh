@@ -8,7 +8,7 @@ namespace quorum::cuda {
 
 // Bytes of a block's shared memory.
 inline int64_t select_shared_bytes(int group, int max_slots) {
-  return round_up(int64_t(sizeof(SelectShared)), 16) + ClusterHistogram::bytes(group) + int64_t(max_slots) * 2;
+  return round_up(int64_t(sizeof(SelectShared)), 16) + ClusterHistogram::bytes(group) + int64_t(max_slots) * 4;
 }
 
 // The plan of a row before anything is known, or on a dense path; one thread.
@@ -47,10 +47,9 @@ __device__ __forceinline__ bool start_round(const StepParams& p, int row, RowPla
   return goes_on && !is_dense(path);
 }
 
-// Grid: (num_kv_heads, num_sequences). Shared: select_shared_bytes().
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads) select_tokens_kernel(const __grid_constant__ StepParams p) {
-  static_assert(kThreads == kSelectThreads);
+// Grid: (num_kv_heads, num_sequences). Shared: select_shared_bytes(). kHeads: group size rounded up to 4, 8 or 16.
+template <int kHeads>
+__global__ void __launch_bounds__(kSelectThreads) select_tokens_kernel(const __grid_constant__ StepParams p) {
   const int group = p.shape.group_size(), row = int(blockIdx.y) * p.shape.num_kv_heads + int(blockIdx.x);
   auto* memory = dynamic_shared<unsigned char>();
   auto& s = *reinterpret_cast<SelectShared*>(memory);
@@ -61,27 +60,25 @@ __global__ void __launch_bounds__(kThreads) select_tokens_kernel(const __grid_co
   wait_for_previous_kernel();
   if (!start_round(p, row, plan)) return;
   const FlatHeadView& head = p.heads[row];
-  const int slots = head.clusters.num_clusters, run = int(ceil_div(slots, kThreads));
+  const int slots = head.clusters.num_clusters, run = (slots + kSelectThreads - 1) / kSelectThreads;
   const int first = min(slots, int(threadIdx.x) * run), last = min(slots, first + run);
-  const RowSelector select{p, s, {sums}, bucket, head, plan, row, group, first, last};
+  const RowSelector<kHeads> select{p, s, {sums}, bucket, bucket + p.max_slots, head, plan, row, group, first, last};
   if (!select.sum_weights()) {
     if (threadIdx.x == 0) start_plan(p, row, DecodePath::dense_by_numerics, plan);
     return;
   }
-  const OrderCut before = plan.cut;
   if (p.round == 0)
-    for (int i = int(threadIdx.x); i < plan.num_always; i += kThreads)
+    for (int i = int(threadIdx.x); i < plan.num_always; i += kSelectThreads)
       p.workspace.tokens[int64_t(row) * p.max_tokens + i] = head.always_token(i);
   select.fill_histogram();
   select.set_wanted();
-  select.find_cut();
-  select.find_tail();
-  select.list_tokens(before);
-  select.list_tail(before);
-  if (p.options.certificate.enabled || p.options.tail == Tail::calibrated) select.draw_tokens(before);
-  if (int(threadIdx.x) < group) plan.listed_steps[threadIdx.x] = s.chosen[threadIdx.x];
+  OrderCut cut;
+  select.choose(cut);
+  const int tail_bucket = select.find_tail();
+  select.write_lists(tail_bucket);
+  if (p.num_draws > 0) select.draw_tokens();
   if (threadIdx.x == 0) {
-    plan.cut = s.cut;
+    plan.cut = cut;
     plan.complete = s.chosen[group] == uint32_t(head.end_token - head.begin_token);
     if (p.round > 0) ++plan.num_rounds;
   }
