@@ -52,16 +52,22 @@ class Decoder {
 
   // Attention of one query per sequence over as many tokens as the target ratio needs.
   //
-  // Shapes: out as AttentionOutput; reports [num_sequences][num_qo_heads] in device memory, or null. Stream: enqueues 4 kernels, or 7 with
-  // a certificate that widens, 10 with MissPolicy::dense; never waits, allocates or throws; may be captured in a graph and replayed while
+  // Shapes: out as AttentionOutput; reports [num_sequences][num_qo_heads] in device memory, or null. Stream: enqueues 5 kernels, or 8 with
+  // a certificate that widens, 11 with MissPolicy::dense; never waits, allocates or throws; may be captured in a graph and replayed while
   // lengths grow up to limits.max_tokens. Errors: returns a status; launch_failed leaves the cause to cudaGetLastError().
   // Caller: sequences are not longer than limits.max_tokens, and indexes cover no more tokens than there are: lengths are on the device.
   DecodeStatus decode(const DecodeBatch& batch, const AttentionOutput& out, HeadReport* reports, cudaStream_t stream) noexcept {
-    StepParams p = plan_;
     if (batch.queries.num_rows != batch.num_sequences) return DecodeStatus::batch_mismatch;
     if (batch.num_sequences > plan_.num_sequences) return DecodeStatus::too_many_sequences;
     if (batch.kv.type != plan_.kv.type) return DecodeStatus::type_mismatch;
     if (batch.num_sequences == 0) return DecodeStatus::ok;
+    StepParams p = params(batch, out, reports);
+    return run(p, stream) == cudaSuccess ? DecodeStatus::ok : DecodeStatus::launch_failed;
+  }
+
+  // What the stages get, for callers that run or time them one by one: score_clusters(), select_tokens(), sparse_attention().
+  StepParams params(const DecodeBatch& batch, const AttentionOutput& out, HeadReport* reports) const noexcept {
+    StepParams p = plan_;
     p.queries = batch.queries;
     p.kv = batch.kv;
     p.heads = batch.heads;
@@ -69,8 +75,9 @@ class Decoder {
     p.score_tiles = device_.score_tiles(p.num_rows(), p.max_slots);
     p.out = out;
     p.reports = reports;
-    return run(p, stream) == cudaSuccess ? DecodeStatus::ok : DecodeStatus::launch_failed;
+    return p;
   }
+  const DeviceTuning& device() const noexcept { return device_; }
 
   const AttentionShape& shape() const noexcept { return plan_.shape; }
   const DecodeOptions& options() const noexcept { return plan_.options; }
@@ -93,6 +100,7 @@ class Decoder {
     StepParams p;
     p.shape = shape;
     p.shape.sm_scale = shape.softmax_scale();
+    p.group = shape.group_size();
     p.options = options;
     p.kv.type = kv_type;
     p.num_sequences = limits.max_sequences;
@@ -100,7 +108,7 @@ class Decoder {
     const int slots = limits.max_clusters > 0 ? limits.max_clusters : limits.max_tokens / 8 + kClusterBlock;
     p.max_slots = int(round_up(slots, kClusterBlock));
     const int64_t most_shared = (device.large_shared_memory ? 227 : 163) * 1024;
-    require(select_shared_bytes(shape.group_size(), p.max_slots) <= most_shared, function,
+    require(select_shared_bytes(p.group, p.max_slots) <= most_shared, function,
             "limits.max_clusters", "so many that two bytes each fit into a block's shared memory", p.max_slots);
     p.attend_blocks = device.attend_blocks(shape.head_dim);
     const bool samples = options.certificate.enabled || options.tail == Tail::calibrated;

@@ -3,24 +3,28 @@
 
 #include "quorum/cuda/dispatch/shape.cuh"
 #include "quorum/cuda/kernel/score_clusters_kernel.cuh"
+#include "quorum/cuda/kernel/transform_queries_kernel.cuh"
 #include "quorum/cuda/support/launch.cuh"
 
 namespace quorum::cuda {
 
 // Post: workspace.log_weight, cluster_weight and always_weight of every row that is not dense from the start.
-// Stream: enqueues one kernel, waits for nothing. Cost: head_dim + 12 bytes a cluster, 2 head_dim^2 bytes a block.
+// Stream: enqueues two kernels, waits for nothing. Cost: head_dim + 12 bytes a cluster, 2 head_dim^2 bytes a row.
 inline cudaError_t score_clusters(const StepParams& p, cudaStream_t stream) {
   return dispatch_shape(p.shape, [&](auto head_dim, auto head_tiles) {
-    const LaunchConfig config{dim3(unsigned(p.score_tiles), unsigned(p.shape.num_kv_heads), unsigned(p.num_sequences)), kScoreThreads,
-                              int64_t(sizeof(ScoreShared<head_dim()>)), stream, false};
-    return launch(config, score_clusters_kernel<head_dim(), head_tiles()>, p);
+    const dim3 rows(unsigned(p.shape.num_kv_heads), unsigned(p.num_sequences));
+    const LaunchConfig transform{rows, kTransformThreads, int64_t(sizeof(QueryCoordinates<head_dim()>)), stream, false};
+    const cudaError_t status = launch(transform, transform_queries_kernel<head_dim()>, p);
+    if (status != cudaSuccess) return status;
+    const LaunchConfig score{dim3(unsigned(p.score_tiles), rows.x, rows.y), kScoreThreads, 0, stream, true};
+    return launch(score, score_clusters_kernel<head_dim(), head_tiles()>, p);
   });
 }
 
-// Once per shape, when planning: lets the kernel have its shared memory.
+// Once per shape, when planning: lets the kernels have their shared memory.
 inline cudaError_t prepare_score_clusters(const AttentionShape& shape) {
-  return dispatch_shape(shape, [](auto head_dim, auto head_tiles) {
-    return allow_dynamic_shared(score_clusters_kernel<head_dim(), head_tiles()>, int64_t(sizeof(ScoreShared<head_dim()>)));
+  return dispatch_shape(shape, [](auto head_dim, auto) {
+    return allow_dynamic_shared(transform_queries_kernel<head_dim()>, int64_t(sizeof(QueryCoordinates<head_dim()>)));
   });
 }
 

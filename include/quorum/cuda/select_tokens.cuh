@@ -15,9 +15,9 @@ cudaError_t dispatch_select(int group, Run&& run) {
 // Post: workspace.plan, tokens, tail_clusters and draws of every row. Determinism: the same for the same weights.
 // Stream: enqueues one kernel, waits for nothing. Cost: reads the weights of scoring twice.
 inline cudaError_t select_tokens(const StepParams& p, cudaStream_t stream) {
-  return dispatch_select(p.shape.group_size(), [&](auto kernel) {
+  return dispatch_select(p.group, [&](auto kernel) {
     const LaunchConfig config{dim3(unsigned(p.shape.num_kv_heads), unsigned(p.num_sequences)), kSelectThreads,
-                              select_shared_bytes(p.shape.group_size(), p.max_slots), stream, true};
+                              select_shared_bytes(p.group, p.max_slots), stream, true};
     return launch(config, kernel, p);
   });
 }

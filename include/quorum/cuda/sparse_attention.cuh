@@ -31,7 +31,7 @@ inline cudaError_t sparse_attention(const StepParams& p, const DeviceTuning& dev
     return launch(config, kernel, p);
   });
   if (status != cudaSuccess) return status;
-  const LaunchConfig config{dim3(unsigned(p.shape.group_size()), unsigned(p.num_rows())), kMergeThreads, 0, stream, true};
+  const LaunchConfig config{dim3(unsigned(p.group), unsigned(p.num_rows())), kMergeThreads, 0, stream, true};
   return launch(config, merge_kernel<kMergeThreads>, p);
 }
 

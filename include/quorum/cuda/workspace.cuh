@@ -29,6 +29,9 @@ inline int64_t lay_out(std::byte* block, const DeviceTuning& device, StepParams&
   StepWorkspace& w = p.workspace;
   const int64_t rows = p.num_rows(), group = p.shape.group_size(), partials = int64_t(p.num_rounds) * p.num_partials();
   const int64_t score_blocks = device.max_score_blocks(int(rows));
+  w.quantised = arena.take<int8_t>(rows * kMaxGroupSize * p.shape.head_dim);
+  w.constants = arena.take<QueryConstants>(rows * kMaxGroupSize);
+  w.scaled_queries = arena.take<float>(rows * kMaxGroupSize * p.shape.head_dim);
   w.log_weight = arena.take<float>(rows * p.max_slots * group);
   w.cluster_weight = arena.take<AttentionState>(score_blocks * group);
   w.always_weight = arena.take<AttentionState>(score_blocks * group);
@@ -36,6 +39,7 @@ inline int64_t lay_out(std::byte* block, const DeviceTuning& device, StepParams&
   w.tokens = arena.take<int32_t>(rows * p.max_tokens);
   w.tail_clusters = arena.take<int32_t>(rows * p.max_slots);
   w.draws = arena.take<TokenDraw>(rows * p.num_draws);
+  w.counts = arena.take<int32_t>(kSegmentKinds * rows);
   w.draw_weight = arena.take<float>(rows * p.num_draws * group);
   w.tile_indptr = arena.take<int32_t>(p.num_rounds * (kSegmentKinds * rows + 1));
   w.partial_state = arena.take<AttentionState>(partials * group);

@@ -32,22 +32,23 @@ template <class T, int kHeadDim, int kHeadTiles, int kStages>
 __device__ __forceinline__ void attend_listed(const StepParams& p, int row, const WarpTiles& own, const T* queries, T* tiles,
                                               TileState<kHeadDim, kHeadTiles>& state) {
   const RowPlan& plan = p.workspace.plan[row];
-  const int lane = int(threadIdx.x) % kWarpSize, sequence = p.sequence_of(row), kv_head = p.kv_head_of(row);
+  const int lane = int(threadIdx.x) % kWarpSize;
+  const HeadRows cache(p.kv, p.sequence_of(row), p.kv_head_of(row));
   const int begin = plan.first_listed, num_tokens = plan.num_listed - begin, num_own = own.count();
   const bool all_tokens = is_dense(plan.path);
   const int32_t* list = p.workspace.tokens + int64_t(row) * p.max_tokens + begin;
   const float to_log2 = p.shape.sm_scale * kLog2e;
   const auto count_of = [&](int i) { return min(kTileTokens, num_tokens - own[i] * kTileTokens); };
-  const auto find = [&](int i) {
-    TileRows rows;
-    if (i < num_own) {
-      const int place = own[i] * kTileTokens + min(lane % kTileTokens, count_of(i) - 1);
-      rows.find(p.kv, sequence, kv_head, all_tokens ? place : list[place]);
-    }
-    return rows;
+  // The lane's token of a tile, read one tile before its rows are asked for.
+  const auto token_of = [&](int i) {
+    if (i >= num_own) return 0;
+    const int place = own[i] * kTileTokens + min(lane % kTileTokens, count_of(i) - 1);
+    return all_tokens ? place : list[place];
   };
-  const auto fetch = [&](int i, const TileRows& rows) {
+  const auto fetch = [&](int i, int token) {
     if (i < num_own) {
+      TileRows rows;
+      rows.find(cache, token);
       T* tile = tiles + i % kStages * 2 * kTileElements<kHeadDim>;
       gather_rows<kHeadDim>(rows.key, count_of(i), tile);
       gather_rows<kHeadDim>(rows.value, count_of(i), tile + kTileElements<kHeadDim>);
@@ -55,17 +56,17 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
     cp_async_commit();
   };
 
-  TileRows rows[kStages];
+  int tokens[kStages];
 #pragma unroll
-  for (int i = 0; i < kStages; ++i) rows[i] = find(i);
+  for (int i = 0; i < kStages; ++i) tokens[i] = token_of(i);
 #pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) fetch(i, rows[i]);
+  for (int i = 0; i < kStages - 1; ++i) fetch(i, tokens[i]);
   __syncthreads();  // the block's queries, stored before, are there; their loads have overlapped with those of the lists
-  TileRows next = rows[kStages - 1];
+  int next = tokens[kStages - 1];
 #pragma unroll 1
   for (int i = 0; i < num_own; ++i) {
     fetch(i + kStages - 1, next);
-    next = find(i + kStages);
+    next = token_of(i + kStages);
     cp_async_wait<kStages - 1>();
     __syncwarp();
     const T* tile = tiles + i % kStages * 2 * kTileElements<kHeadDim>;
@@ -88,14 +89,15 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
 template <class T, int kHeadDim, int kHeadTiles>
 __device__ __forceinline__ void score_draws(const StepParams& p, int row, const WarpTiles& own, const T* queries, T* tile) {
   const RowPlan& plan = p.workspace.plan[row];
-  const int lane = int(threadIdx.x) % kWarpSize, group = p.shape.group_size();
+  const int lane = int(threadIdx.x) % kWarpSize, group = p.group;
+  const HeadRows cache(p.kv, p.sequence_of(row), p.kv_head_of(row));
   __syncthreads();  // the block's queries are there
 #pragma unroll 1
   for (int i = 0; i < own.count(); ++i) {
     const int first = own[i] * kTileTokens, count = min(kTileTokens, plan.num_draws - first);
     const int64_t at = int64_t(row) * p.num_draws + first;
     TileRows rows;
-    rows.find(p.kv, p.sequence_of(row), p.kv_head_of(row), p.workspace.draws[at + min(lane % kTileTokens, count - 1)].token);
+    rows.find(cache, p.workspace.draws[at + min(lane % kTileTokens, count - 1)].token);
     gather_rows<kHeadDim>(rows.key, count, tile);
     cp_async_commit();
     cp_async_wait<0>();
@@ -140,7 +142,7 @@ __device__ __forceinline__ void attend_tail(const StepParams& p, int row, const 
                                             TileState<kHeadDim, kHeadTiles>& state) {
   const RowPlan& plan = p.workspace.plan[row];
   const SegmentView& clusters = p.heads[row].clusters;
-  const int lane = int(threadIdx.x) % kWarpSize, group = p.shape.group_size();
+  const int lane = int(threadIdx.x) % kWarpSize, group = p.group;
 #pragma unroll
   for (int t = 0; t < kHeadTiles; ++t)
 #pragma unroll

@@ -6,15 +6,42 @@
 
 namespace quorum::cuda {
 
+// Where one KV head of one sequence lies.
+struct HeadRows {
+  const std::byte* keys;
+  const std::byte* values;
+  const int32_t* page_indices;  // of the sequence, or null
+  int64_t key_page_stride, key_token_stride, value_page_stride, value_token_stride;
+  int page_size;
+
+  __device__ __forceinline__ HeadRows(const PagedKvView& kv, int sequence, int kv_head)
+      : page_indices(kv.page_indices == nullptr ? nullptr
+                                                : kv.page_indices + (kv.page_indptr != nullptr ? int64_t(kv.page_indptr[sequence])
+                                                                                               : int64_t(sequence) * kv.pages_per_sequence)),
+        key_page_stride(kv.key_page_stride),
+        key_token_stride(kv.key_token_stride),
+        value_page_stride(kv.value_page_stride),
+        value_token_stride(kv.value_token_stride),
+        page_size(kv.page_size) {
+    const PagedKvView::Place first{page_indices == nullptr ? sequence : 0, 0};
+    keys = kv.key_row(first, kv_head);
+    values = kv.value_row(first, kv_head);
+  }
+};
+
 // Where the rows of a tile are: lane l < 16 knows those of token l.
 struct TileRows {
   const std::byte* key = nullptr;
   const std::byte* value = nullptr;
 
-  __device__ __forceinline__ void find(const PagedKvView& kv, int sequence, int kv_head, int token) {
-    const PagedKvView::Place place = kv.place(sequence, token);
-    key = kv.key_row(place, kv_head);
-    value = kv.value_row(place, kv_head);
+  __device__ __forceinline__ void find(const HeadRows& head, int token) {
+    int64_t page = 0;
+    if (head.page_indices != nullptr) {  // at run time, so that caches without pages cost no division
+      page = head.page_indices[token / head.page_size];
+      token = token % head.page_size;
+    }
+    key = head.keys + page * head.key_page_stride + token * head.key_token_stride;
+    value = head.values + page * head.value_page_stride + token * head.value_token_stride;
   }
 };
 

@@ -95,6 +95,8 @@ __device__ __forceinline__ uint32_t pack<f16>(float low, float high) {
 // The two f16 of a word as floats, the lower address first.
 __device__ __forceinline__ float2 unpack_f16(uint32_t word) { return __half22float2(*reinterpret_cast<const __half2*>(&word)); }
 
+__device__ __forceinline__ float2 unpack_bf16(uint32_t word) { return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u)}; }
+
 // 16 bytes that no one writes while the kernel runs and that are read once.
 __device__ __forceinline__ uint4 load_once_16(const void* global) {
   uint4 r;

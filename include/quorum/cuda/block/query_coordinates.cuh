@@ -11,15 +11,6 @@
 
 namespace quorum::cuda {
 
-// What scoring needs of a query head besides its int8 coordinates.
-struct QueryConstants {
-  float mean_score;      // q . mean_key
-  float half_variance;   // half the score variance of a cluster of spread 1
-  float square;          // |q'|^2
-  float step;            // value of one step of the int8 query
-  int32_t zero_dot;      // what the centroids' zero point adds to a dot product
-};
-
 // Shared memory of a block; int8 rows of heads beyond the group are zero.
 template <int kHeadDim>
 struct QueryCoordinates {
@@ -30,12 +21,6 @@ struct QueryCoordinates {
   alignas(16) int8_t quantised[kMaxGroupSize][kHeadDim];
   QueryConstants constants[kMaxGroupSize];
 };
-
-__device__ __forceinline__ float load_element(const std::byte* row, ElementType type, int i) {
-  if (type == ElementType::f32) return reinterpret_cast<const float*>(row)[i];
-  if (type == ElementType::f16) return to_float(reinterpret_cast<const f16*>(row)[i]);
-  return to_float(reinterpret_cast<const bf16*>(row)[i]);
-}
 
 // Eight neighbouring elements from i on, a multiple of 8, of a row aligned to 16 bytes.
 __device__ __forceinline__ void load_eight(const std::byte* row, ElementType type, int i, float (&out)[8]) {
@@ -52,7 +37,7 @@ __device__ __forceinline__ void load_eight(const std::byte* row, ElementType typ
   for (int w = 0; w < 4; ++w) {
     const float2 pair = type == ElementType::f16
                             ? unpack_f16(words[w])
-                            : float2{__uint_as_float(words[w] << 16), __uint_as_float(words[w] & 0xffff0000u)};
+                            : unpack_bf16(words[w]);
     out[2 * w] = pair.x;
     out[2 * w + 1] = pair.y;
   }
@@ -62,7 +47,7 @@ __device__ __forceinline__ void load_eight(const std::byte* row, ElementType typ
 template <int kHeadDim, class Store>
 __device__ __forceinline__ void for_each_query_piece(const StepParams& p, int row, int num_heads, Store&& store) {
   constexpr int kPieces = kHeadDim / 8;
-  const int group = p.shape.group_size(), sequence = p.sequence_of(row), first = p.kv_head_of(row) * group;
+  const int group = p.group, sequence = p.sequence_of(row), first = p.kv_head_of(row) * group;
 #pragma unroll 1
   for (int i = int(threadIdx.x); i < num_heads * kPieces; i += int(blockDim.x)) {
     const int head = i / kPieces, c = i % kPieces * 8;
@@ -191,7 +176,7 @@ __device__ __forceinline__ void quantise_query(int head, QueryCoordinates<kHeadD
 template <int kHeadDim>
 __device__ __forceinline__ void prepare_queries(const StepParams& p, int row, const QueryMetricView& metric,
                                                 QueryCoordinates<kHeadDim>& s) {
-  const int group = p.shape.group_size(), lane = int(threadIdx.x) % kWarpSize;
+  const int group = p.group, lane = int(threadIdx.x) % kWarpSize;
   for (int c = int(threadIdx.x); c < kHeadDim; c += int(blockDim.x)) {
     s.mean_key[c] = metric.mean_key[c];
     s.eigenvalues[c] = metric.eigenvalues[c];

@@ -33,6 +33,7 @@ struct SelectShared {
   int32_t num_members;
   int32_t finite;
   float rest_sum[kSelectWarps];
+  unsigned long long draw_start[kSelectThreads];
   uint32_t listed_end[kListedAtOnce];   // tokens of the listed clusters up to and including this one
   int32_t listed_first[kListedAtOnce];  // where its tokens begin in cluster_tokens, less where they begin in the list
 };
@@ -46,7 +47,8 @@ struct RowSelector {
   SelectShared& s;
   ClusterHistogram histogram;
   uint16_t* bucket;  // [max_slots], shared memory
-  uint16_t* size;    // [max_slots], shared memory: tokens of a cluster
+  uint16_t* size;        // [max_slots], shared memory: tokens of a cluster
+  uint16_t* rest_share;  // [max_slots], shared memory: upper halves of floats
   const FlatHeadView& head;
   RowPlan& plan;
   int row, group;
@@ -72,15 +74,15 @@ struct RowSelector {
       const int64_t at = int64_t(row) * p.score_tiles * group + g;
       const AttentionState always = warp_merge_range(p.workspace.always_weight + at, p.score_tiles, group);
       const AttentionState clusters = warp_merge_range(p.workspace.cluster_weight + at, p.score_tiles, group);
-      const AttentionState total = merge(always, clusters);
+      const AttentionState total = fast_merge(always, clusters);
       if (lane() == 0) {
         s.log_total[g] = total.lse();
         s.unit_share[g] = 1.0f / total.sum;
         if (!isfinite(s.log_total[g])) s.finite = 0;
         if (p.round == 0) {
           plan.reference[g] = total.max;
-          plan.read[g] = always.sum * rescale_factor(always.max, total.max);
-          plan.rest[g] = clusters.sum * rescale_factor(clusters.max, total.max);
+          plan.read[g] = always.sum * fast_rescale(always.max, total.max);
+          plan.rest[g] = clusters.sum * fast_rescale(clusters.max, total.max);
           plan.rest_factor[g] = 1.0f;
           plan.listed_steps[g] = 0;
         }
@@ -343,20 +345,31 @@ struct RowSelector {
   }
 
   __device__ __forceinline__ bool is_unread(int cluster) const { return bucket[cluster] < kListedNow; }
-  // An unread cluster's share of the rest, the largest over the heads.
-  __device__ __forceinline__ float share_of_rest(int cluster) const {
-    float largest = 0.0f;
-#pragma unroll
-    for (int g = 0; g < kHeads; ++g)
-      if (g < group) largest = fmaxf(largest, share(log_weights(cluster)[g], size[cluster], g) * s.inverse_rest[g]);
-    return largest;
-  }
-  // Sum over the unread clusters of the whole block.
-  __device__ __forceinline__ float sum_of_shares() const {
+  // Shares of the rest of all unread clusters, the largest over the heads, to `rest_share`; returns the sum over the whole block. As bf16:
+  // they only shape the sample, which is unbiased whatever they are.
+  __device__ __forceinline__ float share_rest() const {
+    constexpr int kBatch = 16 / kHeads;
     float own = 0.0f;
 #pragma unroll 1
-    for (int cluster = first; cluster < last; ++cluster)
-      if (is_unread(cluster)) own += share_of_rest(cluster);
+    for (int begin = first; begin < last; begin += kBatch) {
+      float weight[kBatch][kHeads];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i)
+#pragma unroll
+        for (int g = 0; g < kHeads; ++g) weight[i][g] = g < group ? log_weights(min(begin + i, last - 1))[g] : -kInfinity;
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int cluster = begin + i;
+        if (cluster >= last || !is_unread(cluster)) continue;
+        float largest = 0.0f;
+#pragma unroll
+        for (int g = 0; g < kHeads; ++g)
+          if (g < group) largest = fmaxf(largest, share(weight[i][g], size[cluster], g) * s.inverse_rest[g]);
+        const uint32_t bits = __float_as_uint(largest) & 0xffff0000u;
+        rest_share[cluster] = uint16_t(bits >> 16);
+        own += __uint_as_float(bits);
+      }
+    }
     own = warp_sum(own);
     if (lane() == 0) s.rest_sum[warp()] = own;
     __syncthreads();
@@ -365,38 +378,42 @@ struct RowSelector {
     return sum;
   }
 
-  // Draws one token for each stratum of the rest's distribution, a mixture of estimated weight and size. Probabilities are integers, so
-  // that the strata meet without gaps.
-  __device__ __forceinline__ void draw_tokens() const {
+  // Draws one token for each stratum of the rest's distribution, a mixture of estimated weight and size; a thread a stratum. Probabilities
+  // are integers, so that the strata meet without gaps.
+  __device__ __forceinline__ void draw_tokens(int run) const {
     constexpr float kUnit = 0x1p40f;
     const float unread = float(head.end_token - head.begin_token) - float(s.chosen[group]);
-    const DrawRule rule = draw_rule(double(sum_of_shares()), double(unread));
+    const DrawRule rule = draw_rule(double(share_rest()), double(unread));
     const float per_share = float(rule.per_share) * kUnit, per_token = float(rule.per_token) * kUnit;
     const auto probability = [&](int cluster) {
-      return static_cast<unsigned long long>(share_of_rest(cluster) * per_share + float(size[cluster]) * per_token);
+      const float share = __uint_as_float(uint32_t(rest_share[cluster]) << 16);
+      return is_unread(cluster) ? static_cast<unsigned long long>(share * per_share + float(size[cluster]) * per_token) : 0ull;
     };
     unsigned long long own = 0, total = 0;
 #pragma unroll 1
-    for (int cluster = first; cluster < last; ++cluster)
-      if (is_unread(cluster)) own += probability(cluster);
-    unsigned long long at = block_exclusive_sum<kSelectThreads>(own, total, s.warp_sums);
-    const int num_draws = total == 0 ? 0 : p.num_draws;
-    const SamplePoints points = SamplePoints::of(p.options.seed, p.kv_head_of(row) * group, plan.num_tokens, plan.num_sampled, num_draws);
-    const float per_total = float(num_draws) / float(total), to_unit = float(double(total) / double(max(num_draws, 1)));
-    for (int cluster = first; cluster < last; ++cluster) {
-      if (!is_unread(cluster)) continue;
-      const unsigned long long begin = at, width = probability(cluster);
-      at += width;
-      // Strata whose points may lie in [begin, at); rounding may take in one more on either side.
+    for (int cluster = first; cluster < last; ++cluster) own += probability(cluster);
+    s.draw_start[threadIdx.x] = block_exclusive_sum<kSelectThreads>(own, total, s.warp_sums);
+    __syncthreads();
+    const int num_draws = total == 0 ? 0 : p.num_draws, stratum = int(threadIdx.x);
+    if (stratum < num_draws) {
+      const SamplePoints points = SamplePoints::of(p.options.seed, p.kv_head_of(row) * group, plan.num_tokens, plan.num_sampled, num_draws);
+      const auto point = static_cast<unsigned long long>(points.point(stratum) * double(total));
+      int low = 0;  // the last thread whose clusters begin at or before the point
 #pragma unroll 1
-      for (int stratum = max(0, int(float(begin) * per_total) - 1); stratum < num_draws; ++stratum) {
-        const auto point = static_cast<unsigned long long>(points.point(stratum) * double(total));
-        if (point >= at) break;
-        if (point < begin) continue;
-        const int count = size[cluster], token = head.clusters.cluster_indptr[cluster] + points.token_of(stratum, count);
-        p.workspace.draws[int64_t(row) * p.num_draws + stratum] = {head.clusters.cluster_tokens[token],
-                                                                   float(count) * to_unit / float(width)};
+      for (int high = kSelectThreads - 1; low < high;) {
+        const int middle = (low + high + 1) / 2;
+        if (s.draw_start[middle] <= point)
+          low = middle;
+        else
+          high = middle - 1;
       }
+      int cluster = low * run;
+      unsigned long long end = s.draw_start[low] + probability(cluster);
+#pragma unroll 1
+      while (end <= point) end += probability(++cluster);
+      const int count = size[cluster], token = head.clusters.cluster_indptr[cluster] + points.token_of(stratum, count);
+      const float scale = float(count) * float(total) / (float(probability(cluster)) * float(num_draws));
+      p.workspace.draws[int64_t(row) * p.num_draws + stratum] = {head.clusters.cluster_tokens[token], scale};
     }
     __syncthreads();
     if (threadIdx.x == 0) {

@@ -1,7 +1,9 @@
 // Scores of 16 clusters for all heads of a group by one warp, with int8 tensor cores.
 #pragma once
 
-#include "quorum/cuda/block/query_coordinates.cuh"
+#include "quorum/cuda/block/ptx.cuh"
+#include "quorum/cuda/block/step.cuh"
+#include "quorum/cuda/block/warp.cuh"
 
 namespace quorum::cuda {
 
@@ -11,14 +13,22 @@ template <int kHeadDim>
 struct CentroidFragment {
   static constexpr int kSteps = kHeadDim / 32;
   uint32_t word[kSteps][4];
+  float scale[2], spread[2], size[2];  // of clusters l / 4 and l / 4 + 8
 
-  __device__ __forceinline__ void load(const uint8_t* centroids, int block) {
+  __device__ __forceinline__ void load(const SegmentView& clusters, int block) {
     const int lane = int(threadIdx.x) % kWarpSize;
-    const uint32_t* words = reinterpret_cast<const uint32_t*>(centroids + int64_t(block) * kClusterBlock * kHeadDim);
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(clusters.centroids + int64_t(block) * kClusterBlock * kHeadDim);
 #pragma unroll
     for (int k = 0; k < kSteps; ++k)
 #pragma unroll
       for (int i = 0; i < 4; ++i) word[k][i] = words[k * 128 + i / 2 * 64 + lane % 4 * 16 + i % 2 * 8 + lane / 4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int cluster = block * kClusterBlock + i * 8 + lane / 4;
+      scale[i] = clusters.centroid_scale[cluster];
+      spread[i] = clusters.spread[cluster];
+      size[i] = clusters.size[cluster];
+    }
   }
 };
 
@@ -27,9 +37,10 @@ template <int kHeadDim>
 struct QueryFragment {
   uint32_t word[kHeadDim / 32][2];
 
-  __device__ __forceinline__ void load(const QueryCoordinates<kHeadDim>& s, int first) {
+  // quantised: StepWorkspace::quantised of the row.
+  __device__ __forceinline__ void load(const int8_t* quantised, int first) {
     const int lane = int(threadIdx.x) % kWarpSize;
-    const uint32_t* row = reinterpret_cast<const uint32_t*>(s.quantised[first + lane / 4]);
+    const uint32_t* row = reinterpret_cast<const uint32_t*>(quantised + (first + lane / 4) * kHeadDim);
 #pragma unroll
     for (int k = 0; k < kHeadDim / 32; ++k)
 #pragma unroll

@@ -47,8 +47,20 @@ struct TokenDraw {
   float scale = 0.0f;
 };
 
+// What scoring needs of a query head besides its int8 coordinates.
+struct QueryConstants {
+  float mean_score;      // q . mean_key
+  float half_variance;   // half the score variance of a cluster of spread 1
+  float square;          // |q'|^2
+  float step;            // value of one step of the int8 query
+  int32_t zero_dot;      // what the centroids' zero point adds to a dot product
+};
+
 // Where the stages leave their results: device memory of the caller.
 struct StepWorkspace {
+  int8_t* quantised = nullptr;                // [rows][16][head_dim], q' in steps, zero for heads beyond the group
+  QueryConstants* constants = nullptr;        // [rows][16]
+  float* scaled_queries = nullptr;            // [rows][16][head_dim], q times sm_scale; heads beyond the group are not there
   float* log_weight = nullptr;                // [rows][max_slots][group], log of the expected weight of a token
   AttentionState* cluster_weight = nullptr;   // [rows][score_tiles][group], sums over clusters
   AttentionState* always_weight = nullptr;    // [rows][score_tiles][group], sums over always-read tokens
@@ -56,6 +68,7 @@ struct StepWorkspace {
   int32_t* tokens = nullptr;                  // [rows][max_tokens]
   int32_t* tail_clusters = nullptr;           // [rows][max_slots]
   TokenDraw* draws = nullptr;                 // [rows][num_draws]
+  int32_t* counts = nullptr;                  // [rows][3], tokens to attend, clusters of the tail and draws of this round
   float* draw_weight = nullptr;               // [rows][num_draws][group], log of the drawn token's weight
   int32_t* tile_indptr = nullptr;             // [rounds][3 rows + 1], tiles of the segments before each
   AttentionState* partial_state = nullptr;    // [rounds][attend_blocks + 3 rows][group]
@@ -71,6 +84,7 @@ struct StepParams {
   AttentionOutput out;
   HeadReport* reports = nullptr;        // [num_sequences][num_qo_heads], or null
   StepWorkspace workspace;
+  int group = 1;  // shape.group_size(), which costs a division
   int num_sequences = 0;
   int max_tokens = 0;
   int max_slots = 0;

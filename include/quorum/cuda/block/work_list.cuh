@@ -11,13 +11,7 @@ enum class SegmentKind { listed, tail, draws };
 inline constexpr int kSegmentKinds = 3;
 
 __device__ __forceinline__ int num_tiles(const StepParams& p, int segment) {
-  const RowPlan& plan = p.workspace.plan[segment / kSegmentKinds];
-  if (p.round > 0 && !plan.widens) return 0;
-  const int kind = segment % kSegmentKinds;
-  const int count = kind == int(SegmentKind::listed) ? plan.num_listed - plan.first_listed
-                    : kind == int(SegmentKind::tail) ? plan.num_tail
-                                                     : plan.num_draws;
-  return (count + kTileTokens - 1) / kTileTokens;
+  return (p.workspace.counts[segment] + kTileTokens - 1) / kTileTokens;
 }
 
 // Tiles [first, last) of all.

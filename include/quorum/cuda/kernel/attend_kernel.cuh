@@ -26,7 +26,7 @@ template <int kHeadDim, int kHeadTiles, class Policy>
 __device__ __forceinline__ void write_partial(const StepParams& p, int64_t partial, TileState<kHeadDim, kHeadTiles>& state,
                                               float* scratch) {
   constexpr int kHeads = 8 * kHeadTiles, kStride = kHeadDim + 4;  // the padding keeps a warp's stores in different banks
-  const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize, group = p.shape.group_size();
+  const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize, group = p.group;
   float* output = scratch + warp * kHeads * kStride;
   auto* states = reinterpret_cast<AttentionState*>(scratch + Policy::kWarps * kHeads * kStride);
 #pragma unroll
@@ -65,10 +65,12 @@ template <class T, int kHeadDim, int kHeadTiles, class Policy>
 __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks) attend_kernel(const __grid_constant__ StepParams p) {
   constexpr int kWarpElements = Policy::kStages * 2 * kTileElements<kHeadDim>;
   T* memory = dynamic_shared<T>();
-  T* tiles = memory + int(threadIdx.x) / kWarpSize * kWarpElements;
   T* queries = memory + Policy::kWarps * kWarpElements;
   int32_t* indptr = reinterpret_cast<int32_t*>(queries + 8 * kHeadTiles * kTileStride<kHeadDim>);
+  // The same for all lanes, which the compiler sees only so.
+  const int warp = __shfl_sync(kFullMask, int(threadIdx.x) / kWarpSize, 0);
   const int block = int(blockIdx.x), num_segments = kSegmentKinds * p.num_rows();
+  T* tiles = memory + warp * kWarpElements;
   let_next_kernel_start();
   wait_for_previous_kernel();
   sum_tiles(p, indptr);
@@ -80,7 +82,7 @@ __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks) attend_kern
   for (int tile = range.first, segment; tile < range.last; tile = min(range.last, indptr[segment + 1])) {
     segment = segment_of_tile(indptr, num_segments, tile);
     const int row = segment / kSegmentKinds, begin = indptr[segment], end = min(range.last, indptr[segment + 1]);
-    const WarpTiles own{tile - begin + int(threadIdx.x) / kWarpSize, end - begin, Policy::kWarps};
+    const WarpTiles own{tile - begin + warp, end - begin, Policy::kWarps};
     const bool is_tail = segment % kSegmentKinds == int(SegmentKind::tail);
     if (!is_tail) load_tile_queries<T, kHeadDim, kHeadTiles>(p, row, queries);
     if (segment % kSegmentKinds == int(SegmentKind::draws)) {

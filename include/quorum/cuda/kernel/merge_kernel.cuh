@@ -31,7 +31,7 @@ __device__ __forceinline__ PartialRange partials_of(const StepParams& p, int rou
 
 // One head's sampled rest in units of exp(reference), by one warp; every lane gets it.
 __device__ __forceinline__ SampledRest sum_draws(const StepParams& p, int row, int g, const RowPlan& plan) {
-  const int lane = int(threadIdx.x) % kWarpSize, group = p.shape.group_size();
+  const int lane = int(threadIdx.x) % kWarpSize, group = p.group;
   const auto contribution = [&](int i) {
     const int64_t at = int64_t(row) * p.num_draws + i;
     return __expf(p.workspace.draw_weight[at * group + g] - plan.reference[g]) * p.workspace.draws[at].scale;
@@ -77,7 +77,7 @@ __device__ __forceinline__ void write_report(const StepParams& p, int row, int g
       report.attained_ratio_lower_bound = weight.sampled ? attained_ratio(weight.read, weight.upper_bound) : 0.0f;
     }
   }
-  p.reports[int64_t(p.sequence_of(row)) * p.shape.num_qo_heads + p.kv_head_of(row) * p.shape.group_size() + g] = report;
+  p.reports[int64_t(p.sequence_of(row)) * p.shape.num_qo_heads + p.kv_head_of(row) * p.group + g] = report;
 }
 
 template <int kThreads>
@@ -90,21 +90,21 @@ struct MergeShared {
 // Maximum and sum of a segment's partial states in all rounds that count, by the whole block.
 template <int kThreads>
 __device__ __forceinline__ AttentionState merge_states(const StepParams& p, int g, int first_round, int segment, MergeShared<kThreads>& s) {
-  const int group = p.shape.group_size();
+  const int group = p.group;
   AttentionState state;
 #pragma unroll 1
   for (int round = first_round; round <= p.round; ++round) {
     const PartialRange range = partials_of(p, round, segment);
 #pragma unroll 1
     for (int i = int(threadIdx.x); i < range.count; i += kThreads)
-      state = merge(state, p.workspace.partial_state[(range.first + i) * group + g]);
+      state = fast_merge(state, p.workspace.partial_state[(range.first + i) * group + g]);
   }
   state = warp_merge(state);
   if (threadIdx.x % kWarpSize == 0) s.of_warp[threadIdx.x / kWarpSize] = state;
   __syncthreads();
   state = s.of_warp[0];
 #pragma unroll 1
-  for (int w = 1; w < kThreads / kWarpSize; ++w) state = merge(state, s.of_warp[w]);
+  for (int w = 1; w < kThreads / kWarpSize; ++w) state = fast_merge(state, s.of_warp[w]);
   return state;
 }
 
@@ -113,7 +113,7 @@ __device__ __forceinline__ AttentionState merge_states(const StepParams& p, int 
 template <int kThreads, class Factor>
 __device__ __forceinline__ void add_outputs(const StepParams& p, int g, PartialRange range, MergeShared<kThreads>& s, float4& sum,
                                             Factor&& factor) {
-  const int group = p.shape.group_size(), quads = p.shape.head_dim / 4, quad = int(threadIdx.x) % quads;
+  const int group = p.group, quads = p.shape.head_dim / 4, quad = int(threadIdx.x) % quads;
   const int part = int(threadIdx.x) / quads, parts = kThreads / quads;
 #pragma unroll 1
   for (int first = 0; first < range.count; first += kMergedAtOnce) {
@@ -162,7 +162,7 @@ __device__ __forceinline__ HeadWeight weigh_head(const StepParams& p, int row, i
   const SampledRest sampled = sum_draws(p, row, g, plan);
   weight.sampled = plan.num_draws > 0;
   weight.rest = plan.complete ? 0.0f : plan.rest[g];
-  weight.read = read.sum * rescale_factor(read.max, plan.reference[g]);
+  weight.read = read.sum * fast_rescale(read.max, plan.reference[g]);
   weight.believed = weight.sampled ? believed_rest(sampled, weight.rest, sample_trust(p.options.variance)) : weight.rest;
   weight.upper_bound = rest_upper_bound(sampled, weight.rest, p.z);
   return weight;
@@ -172,7 +172,7 @@ __device__ __forceinline__ HeadWeight weigh_head(const StepParams& p, int row, i
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ StepParams p) {
   QUORUM_SHARED(MergeShared<kThreads>, s);
-  const int g = int(blockIdx.x), row = int(blockIdx.y), group = p.shape.group_size();
+  const int g = int(blockIdx.x), row = int(blockIdx.y), group = p.group;
   let_next_kernel_start();
   wait_for_previous_kernel();
   RowPlan& plan = p.workspace.plan[row];
@@ -187,15 +187,15 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__
     const bool has_tail = p.options.tail != Tail::drop && plan.num_tail > 0 && plan.used_rest[g] > 0.0f;
     unit = larger_max(read.max, plan.reference[g]);
     if (has_tail) amount = (p.options.tail == Tail::calibrated ? weight.believed : weight.rest);
-    of_tail = tail_scale(amount, plan.used_rest[g]) * rescale_factor(plan.reference[g], unit);
-    amount *= rescale_factor(plan.reference[g], unit);
+    of_tail = tail_scale(amount, plan.used_rest[g]) * fast_rescale(plan.reference[g], unit);
+    amount *= fast_rescale(plan.reference[g], unit);
   }
-  const float total = read.sum * rescale_factor(read.max, unit) + amount;
+  const float total = read.sum * fast_rescale(read.max, unit) + amount;
   float4 value = {};
 #pragma unroll 1
   for (int round = plan.first_round; round <= p.round; ++round)
     add_outputs<kThreads>(p, g, partials_of(p, round, listed), s, value,
-                          [&](const AttentionState& state) { return rescale_factor(state.max, unit); });
+                          [&](const AttentionState& state) { return fast_rescale(state.max, unit); });
   if (of_tail > 0.0f) add_outputs<kThreads>(p, g, partials_of(p, p.round, tail), s, value, [&](const AttentionState&) { return of_tail; });
   join_outputs<kThreads>(p, s, value);
   const int sequence = p.sequence_of(row), qo_head = p.kv_head_of(row) * group + g;

@@ -11,89 +11,119 @@ namespace quorum::cuda {
 inline constexpr int kScoreThreads = 256;
 inline constexpr int kScoreWarps = kScoreThreads / kWarpSize;
 
-template <int kHeadDim>
 struct ScoreShared {
-  QueryCoordinates<kHeadDim> queries;
   AttentionState clusters[kScoreWarps][kMaxGroupSize];
   AttentionState always[kScoreWarps][kMaxGroupSize];
 };
 
+// Adds the weights of two clusters to a state.
+__device__ __forceinline__ void add_clusters(AttentionState& state, const float (&weight)[2], const float (&size)[2]) {
+  const float max = larger_max(larger_max(state.max, weight[0]), weight[1]);
+  if (max == -kInfinity) return;
+  state.sum = state.sum * __expf(state.max - max) + size[0] * __expf(weight[0] - max) + size[1] * __expf(weight[1] - max);
+  state.max = max;
+}
+
 // Log of the expected weight of a token for one block of clusters, to log_weight; sums to `state`, two heads a tile and lane.
 template <int kHeadDim, int kHeadTiles>
-__device__ __forceinline__ void score_block(const StepParams& p, int row, int block, const SegmentView& clusters,
-                                            const CentroidFragment<kHeadDim>& centroids,
+__device__ __forceinline__ void score_block(const StepParams& p, int row, int block, const CentroidFragment<kHeadDim>& centroids,
                                             const QueryFragment<kHeadDim> (&queries)[kHeadTiles],
-                                            const QueryCoordinates<kHeadDim>& s, AttentionState (&state)[kHeadTiles][2]) {
-  const int lane = int(threadIdx.x) % kWarpSize, group = p.shape.group_size();
+                                            const QueryConstants (&constants)[kHeadTiles][2], AttentionState (&state)[kHeadTiles][2]) {
+  const int lane = int(threadIdx.x) % kWarpSize;
   const bool shared_variance = p.options.variance != VarianceModel::none;
+  float* out = p.workspace.log_weight + (int64_t(row) * p.max_slots + block * kClusterBlock + lane / 4) * p.group;
 #pragma unroll
   for (int t = 0; t < kHeadTiles; ++t) {
     int32_t dot[4];
     int8_dots<kHeadDim>(centroids, queries[t], dot);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int cluster = block * kClusterBlock + lane / 4 + i / 2 * 8, head = t * 8 + lane % 4 * 2 + i % 2;
-      if (head >= group) continue;
-      const QueryConstants& query = s.constants[head];
-      const float size = clusters.size[cluster];
-      const float score = float(dot[i] - query.zero_dot) * (query.step * clusters.centroid_scale[cluster]) + query.mean_score;
-      const float weight = token_log_weight(score, clusters.spread[cluster], shared_variance ? query.half_variance : 0.0f);
-      p.workspace.log_weight[(int64_t(row) * p.max_slots + cluster) * group + head] = size > 0.0f ? weight : -kInfinity;
-      if (size > 0.0f) add_weight(state[t][i % 2], weight, size);
+    for (int j = 0; j < 2; ++j) {
+      const int head = t * 8 + lane % 4 * 2 + j;
+      if (head >= p.group) continue;
+      const QueryConstants& query = constants[t][j];
+      float weight[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float score = float(dot[2 * i + j] - query.zero_dot) * (query.step * centroids.scale[i]) + query.mean_score;
+        weight[i] = token_log_weight(score, centroids.spread[i], shared_variance ? query.half_variance : 0.0f);
+        if (centroids.size[i] == 0.0f) weight[i] = -kInfinity;
+        out[i * 8 * p.group + head] = weight[i];
+      }
+      add_clusters(state[t][j], weight, centroids.size);
     }
   }
 }
 
-// Exact scores of this block's share of the always-read tokens, one warp a token.
+// Exact scores of this block's share of the always-read tokens, one warp a token; each lane has neighbouring pairs of coordinates.
 template <int kHeadDim>
-__device__ __forceinline__ void score_always_tokens(const StepParams& p, int row, const FlatHeadView& head, ScoreShared<kHeadDim>& s) {
+__device__ __forceinline__ void score_always_tokens(const StepParams& p, int row, const FlatHeadView& head, ScoreShared& s) {
+  constexpr int kPairs = (kHeadDim / 2 + kWarpSize - 1) / kWarpSize;  // of a lane
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
-  const int group = p.shape.group_size(), sequence = p.sequence_of(row), kv_head = p.kv_head_of(row);
+  const int sequence = p.sequence_of(row), kv_head = p.kv_head_of(row);
   const int num_always = head.num_always(p.kv.num_tokens[sequence]), step = p.score_tiles * kScoreWarps;
+  const float* queries = p.workspace.scaled_queries + int64_t(row) * kMaxGroupSize * kHeadDim;
+#pragma unroll 1
   for (int i = int(blockIdx.x) * kScoreWarps + warp; i < num_always; i += step) {
-    const std::byte* key = p.kv.key_row(p.kv.place(sequence, head.always_token(i)), kv_head);
-    float k[kHeadDim / kWarpSize];
+    const auto* key = reinterpret_cast<const uint32_t*>(p.kv.key_row(p.kv.place(sequence, head.always_token(i)), kv_head));
+    float2 k[kPairs];
 #pragma unroll
-    for (int c = 0; c < kHeadDim / kWarpSize; ++c) k[c] = load_element(key, p.kv.type, c * kWarpSize + lane);
-    for (int g = 0; g < group; ++g) {
+    for (int c = 0; c < kPairs; ++c) {
+      const int pair = c * kWarpSize + lane;
+      const uint32_t word = 2 * pair < kHeadDim ? key[pair] : 0u;
+      k[c] = p.kv.type == ElementType::f16 ? unpack_f16(word) : unpack_bf16(word);
+    }
+#pragma unroll 1
+    for (int g = 0; g < p.group; ++g) {
       float score = 0.0f;
 #pragma unroll
-      for (int c = 0; c < kHeadDim / kWarpSize; ++c) score += k[c] * s.queries.query[g][c * kWarpSize + lane];
+      for (int c = 0; c < kPairs; ++c) {
+        const int pair = c * kWarpSize + lane;
+        if (2 * pair >= kHeadDim) continue;
+        const float2 q = reinterpret_cast<const float2*>(queries + g * kHeadDim)[pair];
+        score += k[c].x * q.x + k[c].y * q.y;
+      }
       score = warp_sum(score);
       if (lane == 0) add_weight(s.always[warp][g], score, 1.0f);
     }
   }
 }
 
-// Grid: (score_tiles, num_kv_heads, num_sequences). Shared: ScoreShared.
+// Grid: (score_tiles, num_kv_heads, num_sequences).
 template <int kHeadDim, int kHeadTiles>
 __global__ void __launch_bounds__(kScoreThreads) score_clusters_kernel(const __grid_constant__ StepParams p) {
-  auto& s = *dynamic_shared<ScoreShared<kHeadDim>>();
-  const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize, group = p.shape.group_size();
-  const int row = int(blockIdx.z) * p.shape.num_kv_heads + int(blockIdx.y), tile = int(blockIdx.x);
+  QUORUM_SHARED(ScoreShared, s);
+  const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize, tile = int(blockIdx.x);
+  const int row = int(blockIdx.z) * p.shape.num_kv_heads + int(blockIdx.y), step = p.score_tiles * kScoreWarps;
   let_next_kernel_start();
-  wait_for_previous_kernel();
-  if (p.first_path(row) != DecodePath::sparse) return;
   const FlatHeadView& head = p.heads[row];
-  const SegmentView& clusters = head.clusters;
-  const int num_blocks = head.num_blocks(), step = p.score_tiles * kScoreWarps;
+  const SegmentView clusters = head.clusters;
+  const bool is_sparse = p.first_path(row) == DecodePath::sparse;
   int block = tile * kScoreWarps + warp;
+  const int num_blocks = is_sparse ? head.num_blocks() : 0;
   CentroidFragment<kHeadDim> centroids;
-  if (block < num_blocks) centroids.load(clusters.centroids, block);  // on its way while the queries are prepared
+  if (block < num_blocks) centroids.load(clusters, block);  // no kernel of this step writes the index
   if (lane < kMaxGroupSize) s.always[warp][lane] = {};
-  prepare_queries<kHeadDim>(p, row, head.metric, s.queries);
+  wait_for_previous_kernel();
+  if (!is_sparse) return;
 
   QueryFragment<kHeadDim> queries[kHeadTiles];
+  QueryConstants constants[kHeadTiles][2];
   AttentionState state[kHeadTiles][2];
 #pragma unroll
-  for (int t = 0; t < kHeadTiles; ++t) queries[t].load(s.queries, t * 8);
+  for (int t = 0; t < kHeadTiles; ++t) {
+    queries[t].load(p.workspace.quantised + int64_t(row) * kMaxGroupSize * kHeadDim, t * 8);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) constants[t][j] = p.workspace.constants[row * kMaxGroupSize + t * 8 + lane % 4 * 2 + j];
+  }
+  __syncwarp();
+  score_always_tokens<kHeadDim>(p, row, head, s);
+#pragma unroll 1
   for (; block < num_blocks; block += step) {
     CentroidFragment<kHeadDim> next;
-    if (block + step < num_blocks) next.load(clusters.centroids, block + step);
-    score_block<kHeadDim, kHeadTiles>(p, row, block, clusters, centroids, queries, s.queries, state);
+    if (block + step < num_blocks) next.load(clusters, block + step);
+    score_block<kHeadDim, kHeadTiles>(p, row, block, centroids, queries, constants, state);
     centroids = next;
   }
-  score_always_tokens<kHeadDim>(p, row, head, s);
 #pragma unroll
   for (int t = 0; t < kHeadTiles; ++t)
 #pragma unroll
@@ -102,13 +132,14 @@ __global__ void __launch_bounds__(kScoreThreads) score_clusters_kernel(const __g
       if (lane < 4) s.clusters[warp][t * 8 + lane * 2 + j] = merged;
     }
   __syncthreads();
-  if (int(threadIdx.x) < group) {
+  if (int(threadIdx.x) < p.group) {
     AttentionState of_clusters, of_always;
+#pragma unroll 1
     for (int w = 0; w < kScoreWarps; ++w) {
-      of_clusters = merge(of_clusters, s.clusters[w][threadIdx.x]);
-      of_always = merge(of_always, s.always[w][threadIdx.x]);
+      of_clusters = fast_merge(of_clusters, s.clusters[w][threadIdx.x]);
+      of_always = fast_merge(of_always, s.always[w][threadIdx.x]);
     }
-    const int64_t at = (int64_t(row) * p.score_tiles + tile) * group + threadIdx.x;
+    const int64_t at = (int64_t(row) * p.score_tiles + tile) * p.group + threadIdx.x;
     p.workspace.cluster_weight[at] = of_clusters;
     p.workspace.always_weight[at] = of_always;
   }

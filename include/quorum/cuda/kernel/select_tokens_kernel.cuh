@@ -8,7 +8,7 @@ namespace quorum::cuda {
 
 // Bytes of a block's shared memory.
 inline int64_t select_shared_bytes(int group, int max_slots) {
-  return round_up(int64_t(sizeof(SelectShared)), 16) + ClusterHistogram::bytes(group) + int64_t(max_slots) * 4;
+  return round_up(int64_t(sizeof(SelectShared)), 16) + ClusterHistogram::bytes(group) + int64_t(max_slots) * 6;
 }
 
 // The plan of a row before anything is known, or on a dense path; one thread.
@@ -23,7 +23,7 @@ __device__ __forceinline__ void start_plan(const StepParams& p, int row, DecodeP
   plan.num_draws = plan.num_tail = plan.num_sampled = plan.num_rounds = 0;
   plan.first_round = p.round;
   plan.cut = {};
-  for (int g = 0; g < p.shape.group_size(); ++g) plan.misses[g] = false;
+  for (int g = 0; g < p.group; ++g) plan.misses[g] = false;
 }
 
 // Which way a row goes in this round; false: it is done. Ends with a barrier.
@@ -34,23 +34,31 @@ __device__ __forceinline__ bool start_round(const StepParams& p, int row, RowPla
     path = p.first_path(row);
   } else {
     goes_on = false;
-    for (int g = 0; g < p.shape.group_size(); ++g) goes_on = goes_on || plan.misses[g];
+    for (int g = 0; g < p.group; ++g) goes_on = goes_on || plan.misses[g];
     if (p.round == p.dense_round) path = DecodePath::dense_by_policy;
   }
   __syncthreads();
   if (threadIdx.x == 0) {
     if (goes_on && (p.round == 0 || is_dense(path))) start_plan(p, row, path, plan);
     plan.widens = goes_on && p.round > 0;
-    for (int g = 0; g < p.shape.group_size(); ++g) plan.misses[g] = false;
+    for (int g = 0; g < p.group; ++g) plan.misses[g] = false;
   }
   __syncthreads();
   return goes_on && !is_dense(path);
 }
 
+// Tells the attention of this round what it is to do for a row.
+__device__ __forceinline__ void write_counts(const StepParams& p, int row, int listed, int tail, int draws) {
+  int32_t* counts = p.workspace.counts + 3 * row;
+  counts[0] = listed;
+  counts[1] = tail;
+  counts[2] = draws;
+}
+
 // Grid: (num_kv_heads, num_sequences). Shared: select_shared_bytes(). kHeads: group size rounded up to 4, 8 or 16.
 template <int kHeads>
 __global__ void __launch_bounds__(kSelectThreads) select_tokens_kernel(const __grid_constant__ StepParams p) {
-  const int group = p.shape.group_size(), row = int(blockIdx.y) * p.shape.num_kv_heads + int(blockIdx.x);
+  const int group = p.group, row = int(blockIdx.y) * p.shape.num_kv_heads + int(blockIdx.x);
   auto* memory = dynamic_shared<unsigned char>();
   auto& s = *reinterpret_cast<SelectShared*>(memory);
   auto* sums = reinterpret_cast<uint32_t*>(memory + round_up(int64_t(sizeof(SelectShared)), 16));
@@ -58,13 +66,20 @@ __global__ void __launch_bounds__(kSelectThreads) select_tokens_kernel(const __g
   RowPlan& plan = p.workspace.plan[row];
   let_next_kernel_start();
   wait_for_previous_kernel();
-  if (!start_round(p, row, plan)) return;
+  if (!start_round(p, row, plan)) {
+    const bool attends = p.round == 0 || plan.widens;
+    if (threadIdx.x == 0) write_counts(p, row, attends ? plan.num_listed : 0, 0, 0);
+    return;
+  }
   const FlatHeadView& head = p.heads[row];
   const int slots = head.clusters.num_clusters, run = (slots + kSelectThreads - 1) / kSelectThreads;
   const int first = min(slots, int(threadIdx.x) * run), last = min(slots, first + run);
-  const RowSelector<kHeads> select{p, s, {sums}, bucket, bucket + p.max_slots, head, plan, row, group, first, last};
+  const RowSelector<kHeads> select{p, s, {sums}, bucket, bucket + p.max_slots, bucket + 2 * p.max_slots, head, plan, row, group, first, last};
   if (!select.sum_weights()) {
-    if (threadIdx.x == 0) start_plan(p, row, DecodePath::dense_by_numerics, plan);
+    if (threadIdx.x == 0) {
+      start_plan(p, row, DecodePath::dense_by_numerics, plan);
+      write_counts(p, row, plan.num_listed, 0, 0);
+    }
     return;
   }
   if (p.round == 0)
@@ -76,11 +91,12 @@ __global__ void __launch_bounds__(kSelectThreads) select_tokens_kernel(const __g
   select.choose(cut);
   const int tail_bucket = select.find_tail();
   select.write_lists(tail_bucket);
-  if (p.num_draws > 0) select.draw_tokens();
+  if (p.num_draws > 0) select.draw_tokens(run);
   if (threadIdx.x == 0) {
     plan.cut = cut;
     plan.complete = s.chosen[group] == uint32_t(head.end_token - head.begin_token);
     if (p.round > 0) ++plan.num_rounds;
+    write_counts(p, row, plan.num_listed - plan.first_listed, plan.num_tail, plan.num_draws);
   }
 }
 
