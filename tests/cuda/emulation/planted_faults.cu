@@ -68,17 +68,13 @@ __global__ void two_writers_in_two_blocks(float* output) {
 // The last block to finish adds up what all wrote: right with fences on both sides of the atomic.
 template <bool kSound>
 __global__ void last_block_without_fence(float* output) {
-  QUORUM_SHARED(bool, is_last);
+  if (threadIdx.x != 0) return;
   float* partial = output + 8;
   auto* counter = reinterpret_cast<unsigned*>(output + 4);
-  if (threadIdx.x == 0) {
-    partial[blockIdx.x] = 1;
-    if constexpr (kSound) __threadfence();
-    is_last = atomicAdd(counter, 1u) == gridDim.x - 1;
-    if constexpr (kSound) __threadfence();
-  }
-  __syncthreads();
-  if (!is_last || threadIdx.x != 0) return;
+  partial[blockIdx.x] = 1;
+  if constexpr (kSound) __threadfence();
+  if (atomicAdd(counter, 1u) != gridDim.x - 1) return;
+  if constexpr (kSound) __threadfence();
   float sum = -float(gridDim.x);
   for (unsigned i = 0; i < gridDim.x; ++i) sum += partial[i];
   for (unsigned i = 0; i < kThreads; ++i) output[i] = sum;
