@@ -3,6 +3,7 @@
 #   bash bench/run.sh accuracy [trace.safetensors ...]     error, bytes and hit rate of each rule -> build/bench/accuracy.json
 #   bash bench/run.sh peers [--sizes 8k,32k] [--help]      quorum next to ggml, PyTorch and faiss -> build/bench/peers.json
 #   bash bench/run.sh end_to_end [--help] [setting ...]    logits of a model, sparse against dense -> build/end_to_end/results.jsonl
+#   bash bench/run.sh cuda-resources                       registers, spills, occupancy  -> build/bench/cuda-resources.json
 #   bash bench/run.sh report                               a page of these JSON files              -> build/bench/report.html
 #   bash bench/run.sh NAME [Google Benchmark options]      time of one operation, bench/NAME.cpp  -> build/bench/NAME.json
 # Traces that are not named: those of $QUORUM_SHARED or ../shared/traces beside the checkout, else the one in examples/data.
@@ -10,7 +11,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build="$root/build/bench"
 
-usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 # build_target TARGET SETUP_ARGUMENTS...
 build_target() {
@@ -73,7 +74,16 @@ report() {
   exec python3 "$root/bench/report/report.py" --cpu "$build/cpu.json" --peers "$build/peers.json" --accuracy "$build/accuracy.json" --output "$build/report.html" "$@"
 }
 
+cuda_resources() {
+  cd "$root"
+  bash cmake/setup.sh
+  cmake --preset cuda --log-level=WARNING
+  cmake --build build/cuda -j "${QUORUM_JOBS:-$(nproc)}" --target cuda_programs
+  exec bash bench/cuda/resources.sh build/cuda
+}
+
 case "${1:-}" in
+  cuda-resources) cuda_resources ;;
   peers | report | end_to_end)
     command=$1
     shift

@@ -18,7 +18,7 @@ if(QUORUM_CUDA_INCLUDE_DIR)
     add_library(quorum::cuda INTERFACE IMPORTED GLOBAL)
     target_link_libraries(quorum::cuda INTERFACE quorum::quorum)
     target_include_directories(quorum::cuda SYSTEM INTERFACE ${quorum_cuda_includes})
-    # CMake up to 3.25 knows no C++20 for this nvcc and drops cxx_std_20 without a word.
-    target_compile_options(quorum::cuda INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>")
+    # CMake up to 3.25 knows no C++20 for this nvcc and drops cxx_std_20 without a word. The kernels call the constexpr functions of core.
+    target_compile_options(quorum::cuda INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr>")
   endif()
 endif()

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <deque>
 #include <new>
 
 #include "tests/cuda/emulation/sanitizers.hpp"
@@ -48,6 +49,19 @@ const void* caller_stack = nullptr;
 size_t caller_stack_bytes = 0;
 #endif
 
+#if defined(QUORUM_EMULATION_THREAD_SANITIZER)
+// The sanitizer gives the number of a thread that is gone to a new one, and then takes what the old one did for ordered before whoever
+// meets the new one. So threads stay for a while, a few blocks long: within these it sees the races between blocks.
+void retire(void* thread) {
+  constexpr size_t kMostRetired = 512;
+  static std::deque<void*> retired;
+  retired.push_back(thread);
+  if (retired.size() <= kMostRetired) return;
+  __tsan_destroy_fiber(retired.front());
+  retired.pop_front();
+}
+#endif
+
 char* map_stack(void* at, size_t bytes) {
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at != nullptr ? MAP_FIXED : 0);
   void* memory = mmap(at, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
@@ -80,7 +94,7 @@ void Fiber::prepare(void (*function)(), unsigned number) {
     map_stack(stack_, kStackBytes);  // forgets who wrote what on this stack: the next thread on it is not ordered after the last
   }
 #if defined(QUORUM_EMULATION_THREAD_SANITIZER)
-  if (thread_ != nullptr) __tsan_destroy_fiber(thread_);
+  if (thread_ != nullptr) retire(thread_);
   thread_ = __tsan_create_fiber(0);
 #endif
 #if defined(__SANITIZE_ADDRESS__)

@@ -19,6 +19,10 @@ requires(std::is_arithmetic_v<A>&& std::is_arithmetic_v<B>) constexpr std::commo
   return T(a) < T(b) ? T(b) : T(a);
 }
 
+using std::isfinite;
+using std::isinf;
+using std::isnan;
+
 inline float __expf(float x) { return std::exp(x); }
 inline float __exp10f(float x) { return std::pow(10.0f, x); }
 inline float __logf(float x) { return std::log(x); }

@@ -69,19 +69,17 @@ __global__ void two_writers_in_two_blocks(float* output) {
 template <bool kSound>
 __global__ void last_block_without_fence(float* output) {
   QUORUM_SHARED(bool, is_last);
-  float* partial = output + 8;
-  auto* counter = reinterpret_cast<unsigned*>(output + 4);
+  float* partial = output + kThreads;
   if (threadIdx.x == 0) {
     partial[blockIdx.x] = 1;
     if constexpr (kSound) __threadfence();
-    is_last = atomicAdd(counter, 1u) == gridDim.x - 1;
+    is_last = atomicAdd(reinterpret_cast<unsigned*>(output + 2 * kThreads), 1u) == gridDim.x - 1;
     if constexpr (kSound) __threadfence();
   }
   __syncthreads();
-  if (!is_last || threadIdx.x != 0) return;
-  float sum = -float(gridDim.x);
-  for (unsigned i = 0; i < gridDim.x; ++i) sum += partial[i];
-  for (unsigned i = 0; i < kThreads; ++i) output[i] = sum;
+  if (!is_last) return;
+  output[threadIdx.x] = -float(gridDim.x);
+  for (unsigned i = 0; i < gridDim.x; ++i) output[threadIdx.x] += partial[i];
 }
 
 template <bool kSound>

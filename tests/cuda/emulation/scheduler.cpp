@@ -45,7 +45,8 @@ struct Thread {
   unsigned lane() const { return rank % kLanes; }
 };
 
-// Objects for the thread sanitizer. Who arrives releases `arrived`; the last one passes that on through `passed`, so that a thread that
+// Objects for the thread sanitizer. Allocated anew for each block: an object that lasted would order one block after another, and races
+// between blocks would go unseen. Who arrives releases `arrived`; the last one passes that on through `passed`, so that a thread that
 // is already on its way to the next meeting orders nothing for one that has yet to leave this one.
 struct MeetingPoint {
   char arrived = 0;
@@ -53,9 +54,12 @@ struct MeetingPoint {
   unsigned count = 0;
 };
 
+struct MeetingPoints {
+  MeetingPoint barrier, warps[kMaxThreads / kLanes];
+};
+
 struct Warp {
   unsigned alive = 0, waiting = 0;  // a bit per lane
-  MeetingPoint point;
 };
 
 Fiber scheduler;
@@ -64,7 +68,7 @@ std::vector<unsigned> ready;  // ranks of the threads that can go on; those befo
 size_t first_ready = 0;
 Warp warps[kMaxThreads / kLanes];
 std::vector<Thread*> at_barrier;
-MeetingPoint barrier_point;
+std::unique_ptr<MeetingPoints> points;
 char launched, finished;  // objects for the thread sanitizer: the host before and after a launch
 Thread* current = nullptr;
 unsigned num_threads = 0, num_alive = 0;
@@ -156,7 +160,7 @@ bool complete_warp(Thread& thread, bool by_last_to_come) {
     payloads[lane] = other.wait.payload;
   }
   if (wait.combine != nullptr) wait.combine(payloads, kLanes);
-  void* after = wait.kind == Meeting::barrier ? pass_on(warp.point, by_last_to_come) : nullptr;
+  void* after = wait.kind == Meeting::barrier ? pass_on(points->warps[thread.rank / kLanes], by_last_to_come) : nullptr;
   warp.waiting &= ~lanes;
   for (unsigned lane = 0; lane < kLanes; ++lane) {
     if ((lanes >> lane & 1) == 0) continue;
@@ -182,7 +186,7 @@ void complete_barrier(bool by_last_to_come) {
     for (const Thread* thread : at_barrier) payloads[thread->rank] = thread->wait.payload;
     one.wait.combine(payloads, int(num_threads));
   }
-  void* after = pass_on(barrier_point, by_last_to_come);
+  void* after = pass_on(points->barrier, by_last_to_come);
   for (Thread* thread : at_barrier) {
     thread->ordered_after = after;
     make_ready(*thread);
@@ -244,6 +248,10 @@ void thread_main() {
 }
 
 void prepare_block() {
+  {
+    IgnoreAccesses ignore;
+    points = std::make_unique<MeetingPoints>();
+  }
   ready.clear();
   first_ready = 0;
   at_barrier.clear();
@@ -318,9 +326,8 @@ void meet_warp(const char* operation, unsigned mask, void* payload, Combine comb
   Thread& self = *current;
   if ((mask >> self.lane() & 1) == 0) fail(std::string(operation) + ": the calling lane is not in its mask", site);
   self.wait = {operation, mask, payload, combine, kind, site};
-  Warp& warp = warps[self.rank / kLanes];
-  if (kind == Meeting::barrier) release(&warp.point.arrived);
-  warp.waiting |= 1u << self.lane();
+  if (kind == Meeting::barrier) release(&points->warps[self.rank / kLanes].arrived);
+  warps[self.rank / kLanes].waiting |= 1u << self.lane();
   if (!complete_warp(self, true)) {
     wait_here();
   } else if (settings().order != ThreadOrder::forward) {
@@ -334,7 +341,7 @@ void meet_block(const char* operation, void* payload, Combine combine, Site site
   Thread& self = *current;
   self.wait = {operation, 0, payload, combine, Meeting::barrier, site};
   self.state = State::waiting;
-  release(&barrier_point.arrived);
+  release(&points->barrier.arrived);
   at_barrier.push_back(&self);
   if (at_barrier.size() == num_alive) complete_barrier(true);
   leave();
