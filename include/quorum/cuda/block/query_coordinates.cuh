@@ -69,26 +69,32 @@ __device__ __forceinline__ void scatter_sums(float* value) {
   if constexpr (kBit > 2) scatter_sums<kBit / 2, kHalf / 2>(value);
 }
 
-// y = inverse * q. A warp takes 16 outputs at a time; its lanes share the inputs, in rows of 32 bytes.
-template <int kHeadDim>
-__device__ __forceinline__ void transform_queries(const QueryMetricView& metric, int group, QueryCoordinates<kHeadDim>& s) {
+// y = inverse * q. A warp takes 16 outputs at a time; its lanes share the inputs, in rows of 32 bytes. queries_ready(): a barrier, once,
+// before queries are used: the first factors are on their way by then.
+template <int kHeadDim, class Ready>
+__device__ __forceinline__ void transform_queries(const QueryMetricView& metric, int group, QueryCoordinates<kHeadDim>& s,
+                                                  Ready&& queries_ready) {
+  constexpr int kInputs = kHeadDim / 16, kTogether = kInputs < 8 ? kInputs : 8;  // of a lane
   const int warp = int(threadIdx.x) / kWarpSize, lane = int(threadIdx.x) % kWarpSize, half = lane % 2;
+  bool waits = true;
 #pragma unroll 1
-  for (int out = warp; out < kHeadDim / 16; out += int(blockDim.x) / kWarpSize)
+  for (int out = warp; waits || out < kHeadDim / 16; out += int(blockDim.x) / kWarpSize)
 #pragma unroll 1
     for (int first = 0; first < group; first += 4) {
-      constexpr int kInputs = kHeadDim / 16;  // of a lane
+      const bool own = out < kHeadDim / 16;
       const uint4* rows = reinterpret_cast<const uint4*>(metric.inverse + (int64_t(out) * kHeadDim + lane / 2) * 16 + half * 8);
       float sum[32] = {};
 #pragma unroll 1
-      for (int part = 0; part < kInputs; part += 4) {
-        uint4 raw[4];  // on their way together
+      for (int part = 0; part < kInputs; part += kTogether) {
+        uint4 raw[kTogether];
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          if (part + i < kInputs) raw[i] = rows[(part + i) * 32];
+        for (int i = 0; i < kTogether; ++i)
+          if (own) raw[i] = rows[(part + i) * 32];
+        if (waits) queries_ready();
+        waits = false;
+        if (!own) break;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (part + i >= kInputs) break;
+        for (int i = 0; i < kTogether; ++i) {
           const int in = lane / 2 + (part + i) * 16;
           const uint32_t words[4] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
 #pragma unroll
@@ -103,6 +109,7 @@ __device__ __forceinline__ void transform_queries(const QueryMetricView& metric,
           }
         }
       }
+      if (!own) continue;
       scatter_sums(sum);
       const int place = lane & 0x1e;  // of the lane's two sums: head by 8, then output
       float* y = &s.transformed[first + place / 8][out * 16 + half * 8 + place % 8];
@@ -185,8 +192,7 @@ __device__ __forceinline__ void prepare_queries(const StepParams& p, int row, co
   for_each_query_piece<kHeadDim>(p, row, int(round_up(group, 4)), [&](int head, int c, const float (&piece)[8]) {
     for (int i = 0; i < 8; ++i) s.query[head][c + i] = piece[i] * p.shape.sm_scale;
   });
-  __syncthreads();
-  transform_queries<kHeadDim>(metric, group, s);
+  transform_queries<kHeadDim>(metric, group, s, [] { __syncthreads(); });
   __syncthreads();
 #pragma unroll 1
   for (int head = int(threadIdx.x) / kWarpSize; head < kMaxGroupSize; head += int(blockDim.x) / kWarpSize) {

@@ -34,8 +34,8 @@ struct SelectShared {
   int32_t finite;
   float rest_sum[kSelectWarps];
   unsigned long long draw_start[kSelectThreads];
-  uint32_t listed_end[kListedAtOnce];   // tokens of the listed clusters up to and including this one
-  int32_t listed_first[kListedAtOnce];  // where its tokens begin in cluster_tokens, less where they begin in the list
+  int32_t listed_cluster[kListedAtOnce];
+  uint32_t listed_begin[kListedAtOnce];  // where the cluster's tokens begin in the list
 };
 
 // Device functions of one block; clusters are dealt to threads in runs, so that sums in thread order are sums by cluster id.
@@ -92,38 +92,55 @@ struct RowSelector {
     return s.finite != 0;
   }
 
-  // Sizes, buckets and sums of all clusters; several clusters' weights are on their way together.
-  __device__ __forceinline__ void fill_histogram() const {
+  // Calls visit(cluster, log weights of the heads) for the clusters thread, thread + kSelectThreads, ..., in no order that sums could depend
+  // on; neighbouring threads have neighbouring clusters, and several clusters' weights are on their way together.
+  template <class Visit>
+  __device__ __forceinline__ void for_each_weight(Visit&& visit) const {
     constexpr int kBatch = 16 / kHeads;
-    for (int i = int(threadIdx.x); i < (group + 1) * kNumOrderBuckets; i += kSelectThreads) histogram.sums[i] = 0;
-    __syncthreads();
+    const int slots = head.clusters.num_clusters;
 #pragma unroll 1
-    for (int begin = first; begin < last; begin += kBatch) {
-      float weight[kBatch][kHeads], tokens[kBatch];
+    for (int begin = int(threadIdx.x); begin < slots; begin += kBatch * kSelectThreads) {
+      float weight[kBatch][kHeads];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const int cluster = min(begin + i, last - 1);
-        tokens[i] = head.clusters.size[cluster];
+        const float* row_weights = log_weights(min(begin + i * kSelectThreads, slots - 1));
 #pragma unroll
-        for (int g = 0; g < kHeads; ++g) weight[i][g] = g < group ? log_weights(cluster)[g] : -kInfinity;
+        for (int g = 0; g < kHeads; ++g) weight[i][g] = g < group ? row_weights[g] : -kInfinity;
       }
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        if (begin + i >= last) break;
-        float largest = -kInfinity;
-#pragma unroll
-        for (int g = 0; g < kHeads; ++g)
-          if (g < group) largest = larger_max(weight[i][g] - s.log_total[g], largest);
-        const int own = order_bucket(largest), count = int(tokens[i]);
-        size[begin + i] = uint16_t(count);
-        bucket[begin + i] = count == 0 ? kNoBucket : uint16_t(own);
-        if (count == 0) continue;
-#pragma unroll
-        for (int g = 0; g < kHeads; ++g)
-          if (g < group) atomicAdd(histogram.column(g) + own, to_steps(share(weight[i][g], count, g)));
-        atomicAdd(histogram.column(group) + own, uint32_t(count));
-      }
+      for (int i = 0; i < kBatch; ++i)
+        if (begin + i * kSelectThreads < slots) visit(begin + i * kSelectThreads, weight[i]);
     }
+  }
+
+  // Sizes, buckets and sums of all clusters.
+  __device__ __forceinline__ void fill_histogram() const {
+    for (int i = int(threadIdx.x); i < (group + 1) * kNumOrderBuckets; i += kSelectThreads) histogram.sums[i] = 0;
+    for (int cluster = int(threadIdx.x); cluster < head.clusters.num_clusters; cluster += kSelectThreads)
+      size[cluster] = uint16_t(head.clusters.size[cluster]);
+    __syncthreads();
+    uint32_t in_last = 0;  // tokens of the last bucket: often most of them, and a sum that all threads add to holds them up
+    for_each_weight([&](int cluster, const float (&weight)[kHeads]) {
+      const int count = size[cluster];
+      float largest = -kInfinity;
+#pragma unroll
+      for (int g = 0; g < kHeads; ++g)
+        if (g < group) largest = larger_max(weight[g] - s.log_total[g], largest);
+      const int own = order_bucket(largest);
+      bucket[cluster] = count == 0 ? kNoBucket : uint16_t(own);
+      if (own == kNumOrderBuckets - 1) {
+        in_last += uint32_t(count);  // their shares are below half a step
+        return;
+      }
+#pragma unroll
+      for (int g = 0; g < kHeads; ++g) {
+        const uint32_t steps = g < group ? to_steps(share(weight[g], count, g)) : 0u;
+        if (steps > 0) atomicAdd(histogram.column(g) + own, steps);
+      }
+      if (count > 0) atomicAdd(histogram.column(group) + own, uint32_t(count));
+    });
+    in_last = warp_sum(in_last);
+    if (lane() == 0 && in_last > 0) atomicAdd(histogram.column(group) + kNumOrderBuckets - 1, in_last);
     __syncthreads();
   }
 
@@ -293,7 +310,6 @@ struct RowSelector {
     const int num_listed = int(total >> kTokenBits & kClusterMask), begin = plan.num_listed;
     int32_t* list = p.workspace.tokens + int64_t(row) * p.max_tokens + begin;
     int32_t* tail = p.workspace.tail_clusters + int64_t(row) * p.max_slots;
-    uint32_t done = 0;
 #pragma unroll 1
     for (int part = 0; part == 0 || part < num_listed; part += kListedAtOnce) {
       int at = int(start >> kTokenBits & kClusterMask) - part, at_tail = int(start >> (kTokenBits + kClusterBits));
@@ -303,16 +319,14 @@ struct RowSelector {
         if (part == 0 && int(bucket[cluster]) <= tail_bucket) tail[at_tail++] = cluster;
         if (bucket[cluster] != kListedNow) continue;
         if (at >= 0 && at < kListedAtOnce) {
-          s.listed_first[at] = cluster;
-          s.listed_end[at] = end + size[cluster];
+          s.listed_cluster[at] = cluster;
+          s.listed_begin[at] = end;
         }
         end += size[cluster];
         ++at;
       }
       __syncthreads();
-      const int count = min(kListedAtOnce, num_listed - part);
-      if (count > 0) expand(list, count, done);
-      done = count > 0 ? s.listed_end[count - 1] : 0;
+      expand(list, min(kListedAtOnce, num_listed - part));
       __syncthreads();
     }
     if (threadIdx.x == 0) {
@@ -322,25 +336,28 @@ struct RowSelector {
     }
   }
 
-  // Copies the tokens of `count` listed clusters, from place `begin` on: a thread per token, so that long clusters do not hold up others.
-  __device__ __forceinline__ void expand(int32_t* list, int count, uint32_t begin) const {
-    for (int i = int(threadIdx.x); i < count; i += kSelectThreads) {
-      const int cluster = s.listed_first[i];
-      s.listed_first[i] = head.clusters.cluster_indptr[cluster] - int32_t(s.listed_end[i] - size[cluster]);
-    }
-    __syncthreads();
-#pragma unroll 2
-    for (uint32_t i = begin + threadIdx.x; i < s.listed_end[count - 1]; i += kSelectThreads) {
-      int low = 0;
+  // Copies the tokens of `count` listed clusters: a warp a cluster, four on their way together.
+  __device__ __forceinline__ void expand(int32_t* list, int count) const {
+    constexpr int kTogether = 4;
 #pragma unroll 1
-      for (int high = count - 1; low < high;) {
-        const int middle = (low + high) / 2;
-        if (s.listed_end[middle] > i)
-          high = middle;
-        else
-          low = middle + 1;
+    for (int i = warp(); i < count; i += kTogether * kSelectWarps) {
+      int from[kTogether], at[kTogether], tokens[kTogether], token[kTogether];
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        const int entry = i + j * kSelectWarps, cluster = s.listed_cluster[min(entry, count - 1)];
+        tokens[j] = entry < count ? size[cluster] : 0;
+        from[j] = head.clusters.cluster_indptr[cluster];
+        at[j] = int(s.listed_begin[min(entry, count - 1)]);
       }
-      list[i] = head.clusters.cluster_tokens[s.listed_first[low] + int32_t(i)];
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j)
+        if (lane() < tokens[j]) token[j] = head.clusters.cluster_tokens[from[j] + lane()];
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        if (lane() < tokens[j]) list[at[j] + lane()] = token[j];
+#pragma unroll 1
+        for (int t = lane() + kWarpSize; t < tokens[j]; t += kWarpSize) list[at[j] + t] = head.clusters.cluster_tokens[from[j] + t];
+      }
     }
   }
 
@@ -348,28 +365,17 @@ struct RowSelector {
   // Shares of the rest of all unread clusters, the largest over the heads, to `rest_share`; returns the sum over the whole block. As bf16:
   // they only shape the sample, which is unbiased whatever they are.
   __device__ __forceinline__ float share_rest() const {
-    constexpr int kBatch = 16 / kHeads;
     float own = 0.0f;
-#pragma unroll 1
-    for (int begin = first; begin < last; begin += kBatch) {
-      float weight[kBatch][kHeads];
+    for_each_weight([&](int cluster, const float (&weight)[kHeads]) {
+      if (!is_unread(cluster)) return;
+      float largest = 0.0f;
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i)
-#pragma unroll
-        for (int g = 0; g < kHeads; ++g) weight[i][g] = g < group ? log_weights(min(begin + i, last - 1))[g] : -kInfinity;
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const int cluster = begin + i;
-        if (cluster >= last || !is_unread(cluster)) continue;
-        float largest = 0.0f;
-#pragma unroll
-        for (int g = 0; g < kHeads; ++g)
-          if (g < group) largest = fmaxf(largest, share(weight[i][g], size[cluster], g) * s.inverse_rest[g]);
-        const uint32_t bits = __float_as_uint(largest) & 0xffff0000u;
-        rest_share[cluster] = uint16_t(bits >> 16);
-        own += __uint_as_float(bits);
-      }
-    }
+      for (int g = 0; g < kHeads; ++g)
+        if (g < group) largest = fmaxf(largest, share(weight[g], size[cluster], g) * s.inverse_rest[g]);
+      const uint32_t bits = __float_as_uint(largest) & 0xffff0000u;
+      rest_share[cluster] = uint16_t(bits >> 16);
+      own += __uint_as_float(bits);
+    });
     own = warp_sum(own);
     if (lane() == 0) s.rest_sum[warp()] = own;
     __syncthreads();
