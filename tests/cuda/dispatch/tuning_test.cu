@@ -1,0 +1,63 @@
+#include "quorum/cuda/dispatch/tuning.cuh"
+
+#include <doctest/doctest.h>
+
+namespace quorum::cuda {
+namespace {
+
+TEST_CASE("tuning: the device that runs is asked") {
+  const DeviceTuning tuning = DeviceTuning::of_current();
+  CHECK(tuning.num_processors >= 1);
+  int shared = 0;
+  REQUIRE(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0) == cudaSuccess);
+  CHECK(tuning.large_shared_memory == (shared >= 220 * 1024));
+}
+
+TEST_CASE("tuning: attention fills the device") {
+  const DeviceTuning tuning{100, true};
+  for (const int head_dim : {64, 96, 128}) CHECK(tuning.attend_blocks(head_dim) == 200);
+  CHECK(tuning.attend_blocks(256) == 100);
+}
+
+TEST_CASE("tuning: scoring has a block for each row, no more than there are clusters for, and its partial sums fit") {
+  for (const int processors : {1, 3, 132}) {
+    const DeviceTuning tuning{processors, true};
+    for (const int slots : {16, 128, 129, 4096, 100000})
+      for (int rows = 1; rows <= 600; rows += rows < 20 ? 1 : 37) {
+        const int tiles = tuning.score_tiles(rows, slots);
+        CHECK(tiles >= 1);
+        CHECK((tiles - 1) * kClusterBlock * kScoreWarps < slots);
+        CHECK((tiles - 1) * rows < 2 * processors);
+        // A plan for 600 rows serves any smaller number of them.
+        CHECK(int64_t(tiles) * rows <= tuning.max_score_blocks(600));
+      }
+  }
+  CHECK(DeviceTuning{132, true}.score_tiles(1, 1 << 20) == 264);
+  CHECK(DeviceTuning{132, true}.score_tiles(1, 128) == 1);
+  CHECK(DeviceTuning{132, true}.score_tiles(0, 4096) >= 1);
+}
+
+template <class Tuning, int kHeadDim>
+void check_policy(int64_t shared) {
+  using Policy = typename Tuning::template Attend<kHeadDim>;
+  CHECK(Policy::kThreads == Policy::kWarps * 32);
+  CHECK(Policy::kBlocks == DeviceTuning{1, true}.attend_blocks(kHeadDim));
+  const int64_t narrow = attend_shared_bytes<kHeadDim, 1, Policy>(64), wide = attend_shared_bytes<kHeadDim, 2, Policy>(64);
+  CHECK(narrow < wide);
+  // A block's memory and 1 KB that the system takes, for all blocks that are to be there at once.
+  CHECK((wide + 1024) * Policy::kBlocks <= shared);
+}
+
+TEST_CASE("tuning: tiles in flight fit into the shared memory, for as many blocks as a policy promises") {
+  check_policy<LargeSharedMemory, 64>(228 * 1024);
+  check_policy<LargeSharedMemory, 96>(228 * 1024);
+  check_policy<LargeSharedMemory, 128>(228 * 1024);
+  check_policy<LargeSharedMemory, 256>(228 * 1024);
+  check_policy<SmallSharedMemory, 64>(164 * 1024);
+  check_policy<SmallSharedMemory, 96>(164 * 1024);
+  check_policy<SmallSharedMemory, 128>(164 * 1024);
+  check_policy<SmallSharedMemory, 256>(164 * 1024);
+}
+
+}  // namespace
+}  // namespace quorum::cuda
