@@ -222,7 +222,7 @@ struct RowSelector {
 #pragma unroll 1
     for (int w = warp(); w < group + 2; w += kSelectWarps) {
       const bool is_cap = w == group + 1, ends_here = s.place[w].bucket == at;
-      int rank = is_cap ? s.num_members : 0;
+      int rank = is_cap || s.place[w].bucket > at ? s.num_members : 0;  // the cap may end in an earlier bucket than what is wanted
       if (ends_here) {
         const uint32_t missing = s.wanted[w] - s.place[w].before;
         rank = s.num_members;
