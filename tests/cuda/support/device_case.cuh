@@ -1,6 +1,8 @@
 // A HostCase on the device, and what decoding it there gives.
 #pragma once
 
+#include <memory>
+
 #include "quorum/cuda.cuh"
 #include "tests/cuda/support/host_case.hpp"
 
@@ -9,7 +11,8 @@ namespace quorum::test {
 template <class T>
 cuda::DeviceBuffer upload(const std::vector<T>& from) {
   cuda::DeviceBuffer buffer(int64_t(from.size() * sizeof(T)));
-  if (!from.empty()) cuda::check(cudaMemcpy(buffer.as<>(), from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice), "upload", "cudaMemcpy");
+  if (!from.empty())
+    cuda::check(cudaMemcpy(buffer.as<>(), from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice), "upload", "cudaMemcpy");
   return buffer;
 }
 template <class T>
@@ -18,6 +21,13 @@ std::vector<T> download(const T* from, size_t count) {
   if (count > 0) cuda::check(cudaMemcpy(values.data(), from, count * sizeof(T), cudaMemcpyDeviceToHost), "download", "cudaMemcpy");
   return values;
 }
+
+// All kernels are compiled where these are defined, device_case.cu; a test that calls cuda::Decoder itself compiles them once more.
+std::unique_ptr<cuda::Decoder> make_decoder(const AttentionShape& shape, ElementType kv_type, const DecodeOptions& options,
+                                            const DecodeLimits& limits, std::byte* workspace = nullptr);
+DecodeStatus decode(cuda::Decoder& decoder, const cuda::DecodeBatch& batch, const AttentionOutput& out, HeadReport* reports,
+                    cudaStream_t stream);
+int64_t workspace_bytes(const AttentionShape& shape, ElementType kv_type, const DecodeOptions& options, const DecodeLimits& limits);
 
 class DeviceCase {
  public:
@@ -60,22 +70,9 @@ class DeviceCase {
     return limits;
   }
 
-  CaseResult decode(const DecodeOptions& options, bool with_index = true) const {
-    const AttentionShape& shape = host_.options().shape;
-    cuda::Decoder decoder(shape, host_.options().type, options, limits());
-    return decode(decoder, with_index);
-  }
-  CaseResult decode(cuda::Decoder& decoder, bool with_index = true) const {
-    const AttentionShape& shape = host_.options().shape;
-    const size_t heads = size_t(host_.num_sequences()) * size_t(shape.num_qo_heads), elements = heads * size_t(shape.head_dim);
-    const cuda::DeviceBuffer output = upload(std::vector<float>(elements, kNan)), lse = upload(std::vector<float>(heads, kNan));
-    const cuda::DeviceBuffer reports = upload(std::vector<HeadReport>(heads));
-    const DecodeStatus status =
-        decoder.decode(batch(with_index), {output.as<float>(), lse.as<float>()}, reports.as<HeadReport>(), nullptr);
-    if (status != DecodeStatus::ok) throw Error(ErrorCode::cuda_failure, status_message(status));
-    cuda::check(cudaStreamSynchronize(nullptr), "DeviceCase::decode", "cudaStreamSynchronize");
-    return {download(output.as<float>(), elements), download(lse.as<float>(), heads), download(reports.as<HeadReport>(), heads)};
-  }
+  CaseResult decode(const DecodeOptions& options, bool with_index = true) const;
+  CaseResult decode(cuda::Decoder& decoder, bool with_index = true) const;
+  std::unique_ptr<cuda::Decoder> decoder(const DecodeOptions& options) const;
 
  private:
   const HostCase& host_;

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <random>
 
+#include "quorum/io/trace.hpp"
 #include "quorum/quorum.hpp"
 #include "tests/reference/attention_reference.hpp"
 
@@ -86,9 +87,17 @@ Pages deal_pages(const CaseOptions& o, std::vector<int32_t>& indices, std::vecto
 
 }  // namespace
 
-HostCase::HostCase(const CaseOptions& o) : content_(std::make_unique<Content>()) {
+HostCase::HostCase(const CaseOptions& options) : content_(std::make_unique<Content>()) {
   Content& c = *content_;
-  c.options = o;
+  c.options = options;
+  std::unique_ptr<io::Trace> trace;
+  if (!options.trace.empty()) {
+    trace = std::make_unique<io::Trace>(io::Trace::open(options.trace));
+    c.options.shape = {trace->num_qo_heads, trace->num_kv_heads, trace->head_dim, trace->sm_scale};
+    c.options.type = trace->keys.type;
+    c.options.query_type = trace->queries.type;
+  }
+  const CaseOptions& o = c.options;
   c.num_tokens.assign(o.num_tokens.begin(), o.num_tokens.end());
   std::mt19937_64 random(o.seed);
   std::normal_distribution<float> normal;
@@ -119,6 +128,15 @@ HostCase::HostCase(const CaseOptions& o) : content_(std::make_unique<Content>())
   for (int s = 0; s < c.num_sequences(); ++s) {
     const int n = o.num_tokens[size_t(s)], topics = std::max(1, n / 24);
     c.linear.emplace_back(size_t(2 * row * heads * n));
+    if (trace != nullptr) {
+      for (int h = 0; h < heads; ++h)
+        for (int t = 0; t < n; ++t)
+          for (const bool value : {false, true}) {
+            const std::byte* from = value ? trace->kv_cache().value_row(t, h) : trace->kv_cache().key_row(t, h);
+            for (std::byte* at : {c.row_of(value, s, t, h), c.linear_row(value, s, t, h)}) std::memcpy(at, from, size_t(row));
+          }
+      continue;
+    }
     for (int h = 0; h < heads; ++h) {
       std::vector<float> key_topic(size_t(topics) * size_t(d)), value_topic(key_topic.size());
       for (float& x : key_topic) x = o.spread * 1.6f * normal(random);
@@ -143,10 +161,20 @@ HostCase::HostCase(const CaseOptions& o) : content_(std::make_unique<Content>())
     store(rounded, o.type, normal(random));
     store(c.queries.data() + i * query_element, o.query_type, load(rounded, o.type));
   }
+  QueryView prompt;
+  if (trace != nullptr) {
+    const int64_t bytes = o.shape.num_qo_heads * int64_t(d) * query_element;
+    for (int s = 0; s < c.num_sequences(); ++s)
+      std::memcpy(c.queries.data() + s * bytes, trace->queries.data + (trace->num_queries - 1) * bytes, size_t(bytes));
+    prompt = trace->prompt_query_view();
+  }
   SerialExecutor executor;
   for (int s = 0; s < c.num_sequences(); ++s) {
     c.index.emplace_back(o.shape, o.index);
-    c.index.back().build(c.sequence_kv(s), executor);
+    if (trace != nullptr)
+      c.index.back().build(c.sequence_kv(s), &prompt, executor);
+    else
+      c.index.back().build(c.sequence_kv(s), executor);
   }
 }
 HostCase::~HostCase() = default;
@@ -234,8 +262,7 @@ reference::Matrix matrix(const KvCacheView& kv, bool value, int kv_head, int d) 
   reference::Matrix rows(kv.num_tokens, d);
   for (int t = 0; t < kv.num_tokens; ++t)
     for (int i = 0; i < d; ++i)
-      rows.row(t)[i] =
-          double(load((value ? kv.value_row(t, kv_head) : kv.key_row(t, kv_head)) + i * element_bytes(kv.type), kv.type));
+      rows.row(t)[i] = double(load((value ? kv.value_row(t, kv_head) : kv.key_row(t, kv_head)) + i * element_bytes(kv.type), kv.type));
   return rows;
 }
 

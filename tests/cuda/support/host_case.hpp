@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "quorum/core/cluster_index_view.hpp"
@@ -25,13 +26,15 @@ struct CaseOptions {
   IndexOptions index;
   float spread = 1.0f;  // of the keys: how far apart scores lie
   uint64_t seed = 1;
+  // A recorded trace instead of random keys and values: its first tokens, and its last query for every sequence. Sets shape and types.
+  std::string trace;
 };
 
 // Tokens of a KV head and what came of them.
 struct CaseResult {
-  std::vector<float> output;          // [num_sequences][num_qo_heads][head_dim]
-  std::vector<float> lse;             // [num_sequences][num_qo_heads]
-  std::vector<HeadReport> reports;    // [num_sequences][num_qo_heads]
+  std::vector<float> output;        // [num_sequences][num_qo_heads][head_dim]
+  std::vector<float> lse;           // [num_sequences][num_qo_heads]
+  std::vector<HeadReport> reports;  // [num_sequences][num_qo_heads]
 };
 
 class HostCase {
