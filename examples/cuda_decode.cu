@@ -1,0 +1,51 @@
+// One decode step of a recorded attention layer on a GPU, next to the same step on the CPU. Run it in the root of the repository.
+#include <cstdio>
+#include <vector>
+
+#include "cuda_decode/recorded_layer.hpp"
+#include "quorum/cuda.cuh"
+
+template <class T>
+quorum::cuda::DeviceBuffer on_device(const T* from, size_t count) {
+  quorum::cuda::DeviceBuffer buffer(int64_t(count * sizeof(T)));
+  quorum::cuda::check(cudaMemcpy(buffer.as<>(), from, count * sizeof(T), cudaMemcpyHostToDevice), "on_device", "cudaMemcpy");
+  return buffer;
+}
+
+int main() {
+  // A layer of a real model, and an index of its keys that was built on the host. Building needs headers that nvcc does not read, so it
+  // is in a file of its own.
+  const RecordedLayer layer("examples/data/smollm2_135m_kjv_8k_layer12.safetensors");
+  const quorum::AttentionShape shape = layer.shape();
+  const int32_t num_tokens = layer.num_tokens();
+
+  // An engine has its cache and queries on the device already: [sequence][token][kv_head][head_dim] here, pages as well (PagedKvView).
+  const size_t cache_bytes = size_t(num_tokens) * size_t(shape.num_kv_heads * shape.head_dim) * 2;
+  const size_t num_outputs = size_t(shape.num_qo_heads * shape.head_dim), num_heads = size_t(shape.num_qo_heads);
+  const auto keys = on_device(layer.keys(), cache_bytes), values = on_device(layer.values(), cache_bytes);
+  const auto query = on_device(layer.query(), num_outputs * 2), lengths = on_device(&num_tokens, 1);
+  const quorum::cuda::DeviceBuffer output(int64_t(num_outputs * sizeof(float))), reports(int64_t(num_heads * sizeof(quorum::HeadReport)));
+  const quorum::cuda::ClusterIndex index(layer.index());  // after the prompt
+
+  // Once: validate, allocate, load the kernels.
+  const quorum::DecodeOptions options = layer.options();
+  const quorum::DecodeLimits limits{1, num_tokens, layer.num_cluster_slots(), 1};
+  quorum::cuda::Decoder decoder(shape, quorum::ElementType::f16, options, limits);
+
+  // Every step: enqueued on a stream, or captured once in a graph and replayed.
+  quorum::cuda::DecodeBatch batch;
+  batch.queries = {query.as<>(), quorum::ElementType::f16, 1, int64_t(num_outputs) * 2, int64_t(shape.head_dim) * 2};
+  batch.kv = quorum::PagedKvView::nhd(keys.as<quorum::f16>(), values.as<quorum::f16>(), lengths.as<int32_t>(), num_tokens,
+                                      shape.num_kv_heads, shape.head_dim);
+  batch.heads = index.heads();
+  batch.num_sequences = 1;
+  const auto status = decoder.decode(batch, {output.as<float>(), nullptr}, reports.as<quorum::HeadReport>(), nullptr);
+  quorum::cuda::check(cudaDeviceSynchronize(), "main", "cudaDeviceSynchronize");
+
+  std::vector<float> outputs(num_outputs);
+  std::vector<quorum::HeadReport> read(num_heads);
+  quorum::cuda::check(cudaMemcpy(outputs.data(), output.as<>(), num_outputs * sizeof(float), cudaMemcpyDeviceToHost), "main", "cudaMemcpy");
+  quorum::cuda::check(cudaMemcpy(read.data(), reports.as<>(), num_heads * sizeof read[0], cudaMemcpyDeviceToHost), "main", "cudaMemcpy");
+  std::printf("%s\n", status_message(status));
+  return status == quorum::DecodeStatus::ok && layer.compare(outputs, read) ? 0 : 1;
+}
