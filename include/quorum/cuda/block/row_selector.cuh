@@ -13,7 +13,7 @@ namespace quorum::cuda {
 
 inline constexpr int kSelectThreads = 512;
 inline constexpr int kSelectWarps = kSelectThreads / kWarpSize;
-inline constexpr int kListedAtOnce = 2048;  // chosen clusters whose tokens are listed together
+inline constexpr int kListedAtOnce = 1024;  // chosen clusters whose tokens are listed together
 
 // Marks in the array of buckets, above all buckets.
 inline constexpr uint16_t kNoBucket = 0xffff;       // empty cluster
@@ -35,7 +35,8 @@ struct SelectShared {
   float rest_sum[kSelectWarps];
   unsigned long long draw_start[kSelectThreads];
   int32_t listed_cluster[kListedAtOnce];
-  uint32_t listed_begin[kListedAtOnce];  // where the cluster's tokens begin in the list
+  int32_t listed_first[kListedAtOnce];   // where the cluster's tokens begin in cluster_tokens
+  uint32_t listed_begin[kListedAtOnce];  // where they begin in the list
 };
 
 // Device functions of one block; clusters are dealt to threads in runs, so that sums in thread order are sums by cluster id.
@@ -92,7 +93,7 @@ struct RowSelector {
     return s.finite != 0;
   }
 
-  // Calls visit(cluster, log weights of the heads) for the clusters thread, thread + kSelectThreads, ..., in no order that sums could depend
+  // Calls visit(cluster, its size, log weights of the heads) for the clusters thread, thread + kSelectThreads, ..., in no order that sums could depend
   // on; neighbouring threads have neighbouring clusters, and several clusters' weights are on their way together.
   template <class Visit>
   __device__ __forceinline__ void for_each_weight(Visit&& visit) const {
@@ -100,28 +101,28 @@ struct RowSelector {
     const int slots = head.clusters.num_clusters;
 #pragma unroll 1
     for (int begin = int(threadIdx.x); begin < slots; begin += kBatch * kSelectThreads) {
-      float weight[kBatch][kHeads];
+      float weight[kBatch][kHeads], tokens[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const float* row_weights = log_weights(min(begin + i * kSelectThreads, slots - 1));
+        const int cluster = min(begin + i * kSelectThreads, slots - 1);
+        const float* row_weights = log_weights(cluster);
+        tokens[i] = head.clusters.size[cluster];
 #pragma unroll
         for (int g = 0; g < kHeads; ++g) weight[i][g] = g < group ? row_weights[g] : -kInfinity;
       }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i)
-        if (begin + i * kSelectThreads < slots) visit(begin + i * kSelectThreads, weight[i]);
+        if (begin + i * kSelectThreads < slots) visit(begin + i * kSelectThreads, int(tokens[i]), weight[i]);
     }
   }
 
   // Sizes, buckets and sums of all clusters.
   __device__ __forceinline__ void fill_histogram() const {
     for (int i = int(threadIdx.x); i < (group + 1) * kNumOrderBuckets; i += kSelectThreads) histogram.sums[i] = 0;
-    for (int cluster = int(threadIdx.x); cluster < head.clusters.num_clusters; cluster += kSelectThreads)
-      size[cluster] = uint16_t(head.clusters.size[cluster]);
     __syncthreads();
     uint32_t in_last = 0;  // tokens of the last bucket: often most of them, and a sum that all threads add to holds them up
-    for_each_weight([&](int cluster, const float (&weight)[kHeads]) {
-      const int count = size[cluster];
+    for_each_weight([&](int cluster, int count, const float (&weight)[kHeads]) {
+      size[cluster] = uint16_t(count);
       float largest = -kInfinity;
 #pragma unroll
       for (int g = 0; g < kHeads; ++g)
@@ -336,28 +337,36 @@ struct RowSelector {
     }
   }
 
-  // Copies the tokens of `count` listed clusters: a warp a cluster, four on their way together.
+  // Copies the tokens of `count` listed clusters: a warp a cluster, several on their way together, up to 96 tokens of each.
   __device__ __forceinline__ void expand(int32_t* list, int count) const {
-    constexpr int kTogether = 4;
+    constexpr int kTogether = 4, kWide = 3;
+    for (int i = int(threadIdx.x); i < count; i += kSelectThreads) s.listed_first[i] = head.clusters.cluster_indptr[s.listed_cluster[i]];
+    __syncthreads();
 #pragma unroll 1
     for (int i = warp(); i < count; i += kTogether * kSelectWarps) {
-      int from[kTogether], at[kTogether], tokens[kTogether], token[kTogether];
+      int32_t token[kTogether][kWide];
+      const auto for_each_token = [&](auto&& visit) {
 #pragma unroll
-      for (int j = 0; j < kTogether; ++j) {
-        const int entry = i + j * kSelectWarps, cluster = s.listed_cluster[min(entry, count - 1)];
-        tokens[j] = entry < count ? size[cluster] : 0;
-        from[j] = head.clusters.cluster_indptr[cluster];
-        at[j] = int(s.listed_begin[min(entry, count - 1)]);
-      }
+        for (int j = 0; j < kTogether; ++j) {
+          const int entry = min(i + j * kSelectWarps, count - 1);
+          const int tokens = i + j * kSelectWarps < count ? size[s.listed_cluster[entry]] : 0;
 #pragma unroll
-      for (int j = 0; j < kTogether; ++j)
-        if (lane() < tokens[j]) token[j] = head.clusters.cluster_tokens[from[j] + lane()];
-#pragma unroll
-      for (int j = 0; j < kTogether; ++j) {
-        if (lane() < tokens[j]) list[at[j] + lane()] = token[j];
+          for (int k = 0; k < kWide; ++k)
+            if (k * kWarpSize + lane() < tokens) visit(token[j][k], entry, k * kWarpSize + lane());
+        }
+      };
+      for_each_token([&](int32_t& value, int entry, int at) { value = head.clusters.cluster_tokens[s.listed_first[entry] + at]; });
+      for_each_token([&](int32_t& value, int entry, int at) { list[s.listed_begin[entry] + at] = value; });
+    }
+    copy_long_clusters(list, count);
+  }
+  // What expand() leaves: tokens from the 97th on.
+  __device__ __forceinline__ void copy_long_clusters(int32_t* list, int count) const {
 #pragma unroll 1
-        for (int t = lane() + kWarpSize; t < tokens[j]; t += kWarpSize) list[at[j] + t] = head.clusters.cluster_tokens[from[j] + t];
-      }
+    for (int i = warp(); i < count; i += kSelectWarps) {
+      const int tokens = size[s.listed_cluster[i]];
+#pragma unroll 1
+      for (int t = 96 + lane(); t < tokens; t += kWarpSize) list[s.listed_begin[i] + t] = head.clusters.cluster_tokens[s.listed_first[i] + t];
     }
   }
 
@@ -366,12 +375,12 @@ struct RowSelector {
   // they only shape the sample, which is unbiased whatever they are.
   __device__ __forceinline__ float share_rest() const {
     float own = 0.0f;
-    for_each_weight([&](int cluster, const float (&weight)[kHeads]) {
+    for_each_weight([&](int cluster, int count, const float (&weight)[kHeads]) {
       if (!is_unread(cluster)) return;
       float largest = 0.0f;
 #pragma unroll
       for (int g = 0; g < kHeads; ++g)
-        if (g < group) largest = fmaxf(largest, share(weight[g], size[cluster], g) * s.inverse_rest[g]);
+        if (g < group) largest = fmaxf(largest, share(weight[g], count, g) * s.inverse_rest[g]);
       const uint32_t bits = __float_as_uint(largest) & 0xffff0000u;
       rest_share[cluster] = uint16_t(bits >> 16);
       own += __uint_as_float(bits);
