@@ -16,12 +16,15 @@ struct ScoreShared {
   AttentionState always[kScoreWarps][kMaxGroupSize];
 };
 
-// Adds the weights of two clusters to a state.
+// Adds the weights of two clusters to a state. The maximum changes a few times only, so that most calls take no branch.
 __device__ __forceinline__ void add_clusters(AttentionState& state, const float (&weight)[2], const float (&size)[2]) {
-  const float max = larger_max(larger_max(state.max, weight[0]), weight[1]);
-  if (max == -kInfinity) return;
-  state.sum = state.sum * __expf(state.max - max) + size[0] * __expf(weight[0] - max) + size[1] * __expf(weight[1] - max);
-  state.max = max;
+  const float largest = larger_max(weight[0], weight[1]);
+  if (!(largest <= state.max)) {  // NaN too
+    state.sum *= fast_rescale(state.max, largest);
+    state.max = largest;
+  }
+  if (state.max == -kInfinity) return;
+  state.sum += size[0] * __expf(weight[0] - state.max) + size[1] * __expf(weight[1] - state.max);
 }
 
 // Log of the expected weight of a token for one block of clusters, to log_weight; sums to `state`, two heads a tile and lane.
@@ -30,7 +33,6 @@ __device__ __forceinline__ void score_block(const StepParams& p, int row, int bl
                                             const QueryFragment<kHeadDim> (&queries)[kHeadTiles],
                                             const QueryConstants (&constants)[kHeadTiles][2], AttentionState (&state)[kHeadTiles][2]) {
   const int lane = int(threadIdx.x) % kWarpSize;
-  const bool shared_variance = p.options.variance != VarianceModel::none;
   float* out = p.workspace.log_weight + (int64_t(row) * p.max_slots + block * kClusterBlock + lane / 4) * p.group;
 #pragma unroll
   for (int t = 0; t < kHeadTiles; ++t) {
@@ -44,8 +46,8 @@ __device__ __forceinline__ void score_block(const StepParams& p, int row, int bl
       float weight[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float score = float(dot[2 * i + j] - query.zero_dot) * (query.step * centroids.scale[i]) + query.mean_score;
-        weight[i] = token_log_weight(score, centroids.spread[i], shared_variance ? query.half_variance : 0.0f);
+        const float score = fmaf(float(dot[2 * i + j] - query.zero_dot), query.step * centroids.scale[i], query.mean_score);
+        weight[i] = token_log_weight(score, centroids.spread[i], query.half_variance);
         if (centroids.size[i] == 0.0f) weight[i] = -kInfinity;
         out[i * 8 * p.group + head] = weight[i];
       }
@@ -121,7 +123,10 @@ __global__ void __launch_bounds__(kScoreThreads, 1) score_clusters_kernel(const 
   for (int t = 0; t < kHeadTiles; ++t) {
     queries[t].load(p.workspace.quantised + int64_t(row) * kMaxGroupSize * kHeadDim, t * 8);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) constants[t][j] = p.workspace.constants[row * kMaxGroupSize + t * 8 + lane % 4 * 2 + j];
+    for (int j = 0; j < 2; ++j) {
+      constants[t][j] = p.workspace.constants[row * kMaxGroupSize + t * 8 + lane % 4 * 2 + j];
+      if (p.options.variance == VarianceModel::none) constants[t][j].half_variance = 0.0f;
+    }
   }
   score_always_tokens<kHeadDim>(p, row, head, s);
 #pragma unroll 1
