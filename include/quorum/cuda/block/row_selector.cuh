@@ -13,12 +13,20 @@ namespace quorum::cuda {
 
 inline constexpr int kSelectThreads = 512;
 inline constexpr int kSelectWarps = kSelectThreads / kWarpSize;
-inline constexpr int kListedAtOnce = 1024;  // chosen clusters whose tokens are listed together
+inline constexpr int kListedAtOnce = 1024;  // pieces of chosen clusters that are listed together
 
 // Marks in the array of buckets, above all buckets.
 inline constexpr uint16_t kNoBucket = 0xffff;       // empty cluster
 inline constexpr uint16_t kListedBefore = 0xfffe;   // chosen in an earlier round
 inline constexpr uint16_t kListedNow = 0xfffd;
+
+// Up to 32 tokens of a chosen cluster.
+struct ListedPiece {
+  int32_t cluster;
+  int32_t first;   // within the cluster, then within cluster_tokens
+  uint32_t place;  // within the row's list
+  int32_t count;
+};
 
 struct SelectShared {
   unsigned long long warp_sums[kSelectWarps];
@@ -34,9 +42,7 @@ struct SelectShared {
   int32_t finite;
   float rest_sum[kSelectWarps];
   unsigned long long draw_start[kSelectThreads];
-  int32_t listed_cluster[kListedAtOnce];
-  int32_t listed_first[kListedAtOnce];   // where the cluster's tokens begin in cluster_tokens
-  uint32_t listed_begin[kListedAtOnce];  // where they begin in the list
+  ListedPiece listed[kListedAtOnce];
 };
 
 // Device functions of one block; clusters are dealt to threads in runs, so that sums in thread order are sums by cluster id.
@@ -299,74 +305,63 @@ struct RowSelector {
 
   // Tokens of the clusters chosen in this round, by cluster id, behind those of the list; and the tail's clusters.
   __device__ __forceinline__ void write_lists(int tail_bucket) const {
-    constexpr int kTokenBits = 22, kClusterBits = 21;
-    constexpr unsigned long long kTokenMask = (1ull << kTokenBits) - 1, kClusterMask = (1ull << kClusterBits) - 1;
-    unsigned long long own = 0, total = 0;
+    constexpr int kTokenBits = 22, kPieceBits = 21;
+    constexpr unsigned long long kTokenMask = (1ull << kTokenBits) - 1, kPieceMask = (1ull << kPieceBits) - 1;
+    unsigned long long own = 0, total = 0;  // tokens, pieces, clusters of the tail
 #pragma unroll 1
     for (int cluster = first; cluster < last; ++cluster) {
-      if (bucket[cluster] == kListedNow) own += (1ull << kTokenBits) + size[cluster];
-      if (int(bucket[cluster]) <= tail_bucket) own += 1ull << (kTokenBits + kClusterBits);
+      if (bucket[cluster] == kListedNow) own += (static_cast<unsigned long long>(pieces_of(cluster)) << kTokenBits) + size[cluster];
+      if (int(bucket[cluster]) <= tail_bucket) own += 1ull << (kTokenBits + kPieceBits);
     }
     const unsigned long long start = block_exclusive_sum<kSelectThreads>(own, total, s.warp_sums);
-    const int num_listed = int(total >> kTokenBits & kClusterMask), begin = plan.num_listed;
+    const int num_pieces = int(total >> kTokenBits & kPieceMask), begin = plan.num_listed;
     int32_t* list = p.workspace.tokens + int64_t(row) * p.max_tokens + begin;
     int32_t* tail = p.workspace.tail_clusters + int64_t(row) * p.max_slots;
 #pragma unroll 1
-    for (int part = 0; part == 0 || part < num_listed; part += kListedAtOnce) {
-      int at = int(start >> kTokenBits & kClusterMask) - part, at_tail = int(start >> (kTokenBits + kClusterBits));
-      uint32_t end = uint32_t(start & kTokenMask);
+    for (int part = 0; part == 0 || part < num_pieces; part += kListedAtOnce) {
+      int at = int(start >> kTokenBits & kPieceMask) - part, at_tail = int(start >> (kTokenBits + kPieceBits));
+      uint32_t place = uint32_t(start & kTokenMask);
 #pragma unroll 1
       for (int cluster = first; cluster < last; ++cluster) {
         if (part == 0 && int(bucket[cluster]) <= tail_bucket) tail[at_tail++] = cluster;
         if (bucket[cluster] != kListedNow) continue;
-        if (at >= 0 && at < kListedAtOnce) {
-          s.listed_cluster[at] = cluster;
-          s.listed_begin[at] = end;
-        }
-        end += size[cluster];
-        ++at;
+        const int count = size[cluster];
+#pragma unroll 1
+        for (int offset = 0; offset < count; offset += kWarpSize, ++at)
+          if (at >= 0 && at < kListedAtOnce) s.listed[at] = {cluster, offset, place + uint32_t(offset), min(kWarpSize, count - offset)};
+        place += uint32_t(count);
       }
       __syncthreads();
-      expand(list, min(kListedAtOnce, num_listed - part));
+      expand(list, min(kListedAtOnce, num_pieces - part));
       __syncthreads();
     }
     if (threadIdx.x == 0) {
       plan.first_listed = p.round == 0 ? 0 : begin;
       plan.num_listed = begin + int(total & kTokenMask);
-      plan.num_tail = int(total >> (kTokenBits + kClusterBits));
+      plan.num_tail = int(total >> (kTokenBits + kPieceBits));
     }
   }
+  __device__ __forceinline__ int pieces_of(int cluster) const { return (size[cluster] + kWarpSize - 1) / kWarpSize; }
 
-  // Copies the tokens of `count` listed clusters: a warp a cluster, several on their way together, up to 96 tokens of each.
+  // Copies the tokens of `count` pieces: a warp a piece, several on their way together. Clusters differ in size, pieces hardly.
   __device__ __forceinline__ void expand(int32_t* list, int count) const {
-    constexpr int kTogether = 4, kWide = 3;
-    for (int i = int(threadIdx.x); i < count; i += kSelectThreads) s.listed_first[i] = head.clusters.cluster_indptr[s.listed_cluster[i]];
+    constexpr int kTogether = 8;
+    for (int i = int(threadIdx.x); i < count; i += kSelectThreads) s.listed[i].first += head.clusters.cluster_indptr[s.listed[i].cluster];
     __syncthreads();
 #pragma unroll 1
     for (int i = warp(); i < count; i += kTogether * kSelectWarps) {
-      int32_t token[kTogether][kWide];
-      const auto for_each_token = [&](auto&& visit) {
+      int32_t token[kTogether];
 #pragma unroll
-        for (int j = 0; j < kTogether; ++j) {
-          const int entry = min(i + j * kSelectWarps, count - 1);
-          const int tokens = i + j * kSelectWarps < count ? size[s.listed_cluster[entry]] : 0;
+      for (int j = 0; j < kTogether; ++j) {
+        const ListedPiece piece = s.listed[min(i + j * kSelectWarps, count - 1)];
+        token[j] = head.clusters.cluster_tokens[piece.first + min(lane(), piece.count - 1)];
+      }
 #pragma unroll
-          for (int k = 0; k < kWide; ++k)
-            if (k * kWarpSize + lane() < tokens) visit(token[j][k], entry, k * kWarpSize + lane());
-        }
-      };
-      for_each_token([&](int32_t& value, int entry, int at) { value = head.clusters.cluster_tokens[s.listed_first[entry] + at]; });
-      for_each_token([&](int32_t& value, int entry, int at) { list[s.listed_begin[entry] + at] = value; });
-    }
-    copy_long_clusters(list, count);
-  }
-  // What expand() leaves: tokens from the 97th on.
-  __device__ __forceinline__ void copy_long_clusters(int32_t* list, int count) const {
-#pragma unroll 1
-    for (int i = warp(); i < count; i += kSelectWarps) {
-      const int tokens = size[s.listed_cluster[i]];
-#pragma unroll 1
-      for (int t = 96 + lane(); t < tokens; t += kWarpSize) list[s.listed_begin[i] + t] = head.clusters.cluster_tokens[s.listed_first[i] + t];
+      for (int j = 0; j < kTogether; ++j) {
+        if (i + j * kSelectWarps >= count) break;
+        const ListedPiece piece = s.listed[i + j * kSelectWarps];
+        if (lane() < piece.count) list[piece.place + lane()] = token[j];
+      }
     }
   }
 
