@@ -3,6 +3,7 @@
 #   bash bench/run.sh accuracy [trace.safetensors ...]     error, bytes and hit rate of each rule -> build/bench/accuracy.json
 #   bash bench/run.sh peers [--sizes 8k,32k] [--help]      quorum next to ggml, PyTorch and faiss -> build/bench/peers.json
 #   bash bench/run.sh end_to_end [--help] [setting ...]    logits of a model, sparse against dense -> build/end_to_end/results.jsonl
+#   bash bench/run.sh cuda [--tokens N] [--batch B]        on a machine with a GPU: the step -> build/bench/cuda.json, PyTorch's dense one beside
 #   bash bench/run.sh cuda-resources                       registers, spills, occupancy  -> build/bench/cuda-resources.json
 #   bash bench/run.sh report                               a page of these JSON files              -> build/bench/report.html
 #   bash bench/run.sh NAME [Google Benchmark options]      time of one operation, bench/NAME.cpp  -> build/bench/NAME.json
@@ -11,7 +12,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build="$root/build/bench"
 
-usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 # build_target TARGET SETUP_ARGUMENTS...
 build_target() {
@@ -74,6 +75,15 @@ report() {
   exec python3 "$root/bench/report/report.py" --cpu "$build/cpu.json" --peers "$build/peers.json" --accuracy "$build/accuracy.json" --output "$build/report.html" "$@"
 }
 
+cuda() {
+  cmake -S "$root" -B "$root/build/gpu_bench" --log-level=WARNING -DCMAKE_BUILD_TYPE=Release -DQUORUM_BUILD_TESTS=OFF -DQUORUM_BUILD_EXAMPLES=OFF \
+    -DQUORUM_CUDA_NATIVE=ON -DQUORUM_CUDA_ARCHITECTURES="${QUORUM_CUDA_ARCHITECTURES:-native}"
+  cmake --build "$root/build/gpu_bench" -j "${QUORUM_JOBS:-$(nproc)}" --target bench_cuda
+  mkdir -p "$build"
+  "$root/build/gpu_bench/bin/bench_cuda" --json "$build/cuda.json" "$@"
+  if python3 -c 'import torch' 2>/dev/null; then python3 "$root/bench/cuda/peers.py" "$build/cuda-peers.json"; else echo "PyTorch: not on this machine, its times are left out"; fi
+}
+
 cuda_resources() {
   cd "$root"
   bash cmake/setup.sh
@@ -84,7 +94,7 @@ cuda_resources() {
 
 case "${1:-}" in
   cuda-resources) cuda_resources ;;
-  peers | report | end_to_end)
+  cuda | peers | report | end_to_end)
     command=$1
     shift
     "$command" "$@" ;;

@@ -38,7 +38,7 @@ TEST_CASE("elements are zero at first") {
 }
 
 TEST_CASE("large arrays start on a huge page, and advice touches nothing") {
-  const AlignedVector<float> large((4 << 20) / 4), small((4 << 20) / 4 - 1);
+  const AlignedVector<float> large(kHugePage / 4), small(kHugePage / 4 - 1);
   CHECK(reinterpret_cast<uintptr_t>(large.data()) % kHugePage == 0);
   CHECK(reinterpret_cast<uintptr_t>(small.data()) % cpu::kCacheLine == 0);
   AlignedVector<uint8_t> bytes(3 * kHugePage, 7);

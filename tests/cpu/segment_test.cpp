@@ -3,6 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <memory>
+#include <vector>
+
 using namespace quorum;
 using namespace quorum::cpu;
 
@@ -82,4 +86,52 @@ TEST_CASE("bytes are those of all arrays of all heads") {
     want += 100 + 4 * (1 + 2 + 3 + 4 + 5 + 6 + 8 + 9 + 11 + 13) + 7 + 10 + 1000 + 2 * 12;
   }
   CHECK(segment.bytes() == want);
+}
+
+namespace {
+
+std::shared_ptr<Segment> filled_segment(size_t centroid_bytes) {
+  auto segment = std::make_shared<Segment>();
+  segment->heads.resize(2);
+  for (size_t h = 0; h < 2; ++h) {
+    HeadSegment& head = segment->heads[h];
+    head.num_clusters = 3 + int(h);
+    for (size_t i = 0; i < centroid_bytes; ++i) head.centroids.push_back(uint8_t(i + h));
+    head.spread = {0.5f, 1.5f, float(h)};
+    head.code_indptr.assign(17, int32_t(h));
+  }
+  return segment;
+}
+
+}  // namespace
+
+TEST_CASE("packing segments: views and bytes as before, in one block on a huge page") {
+  const size_t count = kHugePage / 4;
+  const std::vector<std::shared_ptr<Segment>> segments = {filled_segment(count), filled_segment(count + 1)};
+  const int64_t bytes = segments[0]->bytes();
+  pack_segments(segments);
+  CHECK(segments[0]->bytes() == bytes);
+  CHECK(segments[0]->block == segments[1]->block);
+  CHECK(reinterpret_cast<uintptr_t>(segments[0]->block->data()) % kHugePage == 0);
+  for (size_t s = 0; s < 2; ++s)
+    for (size_t h = 0; h < 2; ++h) {
+      const auto untouched = filled_segment(count + s);
+      const HeadSegment& want = untouched->heads[h];
+      const SegmentView view = segments[s]->heads[h].view();
+      CHECK(view.num_clusters == 3 + int(h));
+      CHECK(std::equal(want.centroids.begin(), want.centroids.end(), view.centroids));
+      CHECK(std::equal(want.spread.begin(), want.spread.end(), view.spread));
+      CHECK(std::equal(want.code_indptr.begin(), want.code_indptr.end(), view.code_indptr));
+      CHECK(reinterpret_cast<uintptr_t>(view.spread) % kCacheLine == 0);
+      CHECK(view.codes == nullptr);
+      CHECK(segments[s]->heads[h].centroids.empty());
+    }
+}
+
+TEST_CASE("packing little leaves it as it is") {
+  const std::vector<std::shared_ptr<Segment>> segments = {filled_segment(100)};
+  pack_segments(segments);
+  pack_segments({});
+  CHECK(segments[0]->block == nullptr);
+  CHECK(segments[0]->heads[0].view().centroids == segments[0]->heads[0].centroids.data());
 }

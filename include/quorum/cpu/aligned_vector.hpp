@@ -48,7 +48,7 @@ struct AlignedAllocator {
   }
   void deallocate(T* pointer, size_t count) noexcept { ::operator delete(pointer, alignment(count)); }
   // From here on an array starts on a huge page: the decoder's scratch memory, indexes of long sequences.
-  static constexpr size_t kLarge = 2 * kHugePage;
+  static constexpr size_t kLarge = kHugePage;
   static std::align_val_t alignment(size_t count) { return std::align_val_t(count * sizeof(T) >= kLarge ? kHugePage : kCacheLine); }
   friend bool operator==(const AlignedAllocator&, const AlignedAllocator&) noexcept { return true; }
 };

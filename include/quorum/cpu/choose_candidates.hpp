@@ -61,15 +61,17 @@ inline CandidateCounts list_candidates(const HeadTask& task, const ClusterHeadVi
   int num_outside = 0;
   int32_t* own = shared.bucket + task.team.first(head.num_blocks()) * kClusterBlock;
   CandidateCounts counts, before, total;
-  for_each_cluster(task, head, [&](int cluster, float size) {  // without a branch, which would be a coin toss
-    const int chosen = shared.share[cluster] >= threshold ? 1 : 0;
-    own[counts.clusters] = cluster;
-    counts.clusters += chosen;
-    counts.tokens += chosen * int(size);
-    counts.blocks += chosen * num_code_blocks(int(size));
-    outside[num_outside] = cluster;
-    num_outside += (shared.share[cluster] >= outside_key ? 1 : 0) - chosen;
-  });
+  for (int block = task.team.first(head.num_blocks()); block < task.team.last(head.num_blocks()); ++block) {
+    const float *size = block_sizes(head, block), *keys = shared.share + block * kClusterBlock;
+    const uint32_t chosen = simd::lanes_at_least(keys, threshold), others = simd::lanes_at_least(keys, outside_key) & ~chosen;
+    for (uint32_t lanes = chosen; lanes != 0; lanes &= lanes - 1) {
+      const int lane = std::countr_zero(lanes);
+      counts.tokens += int(size[lane]);
+      counts.blocks += num_code_blocks(int(size[lane]));
+    }
+    counts.clusters += simd::list_lanes(chosen, block * kClusterBlock, own + counts.clusters);
+    num_outside += simd::list_lanes(others, block * kClusterBlock, outside + num_outside);
+  }
   task.own().num_outside = num_outside;
   task.own().candidates = counts;
   task.team.sync();

@@ -46,8 +46,9 @@ class ClusterIndex {
     std::vector<std::shared_ptr<const cpu::Segment>> segments;
     if (begin < end) {
       metrics.resize(size_t(shape_.num_kv_heads));
-      for (auto& segment : cpu::build_first_segments(input(kv), prompt_queries, begin, end, metrics, executor, progress))
-        segments.push_back(std::move(segment));
+      const auto built = cpu::build_first_segments(input(kv), prompt_queries, begin, end, metrics, executor, progress);
+      cpu::pack_segments(built);
+      segments.assign(built.begin(), built.end());
     }
     metrics_ = std::move(metrics);
     segments_ = std::move(segments);
@@ -68,8 +69,9 @@ class ClusterIndex {
     const int begin = end_token(), end = kv.num_tokens - options_.window_tokens;
     if (end - begin >= options_.recluster_every) {
       if (metrics_.empty()) return build(kv, nullptr, executor, progress);
-      for (auto& segment : cpu::build_segments(input(kv), begin, end, metrics_, executor, progress))
-        segments_.push_back(std::move(segment));
+      const auto built = cpu::build_segments(input(kv), begin, end, metrics_, executor, progress);
+      cpu::pack_segments(built);
+      segments_.insert(segments_.end(), built.begin(), built.end());
       refresh_view();
     }
     num_tokens_ = kv.num_tokens;

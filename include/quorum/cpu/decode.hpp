@@ -35,7 +35,7 @@ class Decoder {
     workers_.resize(size_t(limits.num_workers));
     heads_.resize(size_t(limits.num_workers));
     if (workspace.empty()) {
-      own_workspace_.resize(size_t(bytes));
+      own_workspace_.resize(size_t(bytes < int64_t(kHugePage) / 4 ? bytes : round_up(bytes, int64_t(kHugePage))));
       workspace = own_workspace_;
     }
     require(int64_t(workspace.size()) >= bytes, "Decoder", "workspace.size()", "at least workspace_bytes()", workspace.size());

@@ -8,14 +8,21 @@ namespace quorum::cpu {
 // Sum of squared cluster weights over sizes of the worker's clusters that are no candidates, by head, to own().always: what lay there has
 // been read by all workers for long, while others may still be at the sums that scanning has published.
 inline void square_outside(const HeadTask& task, const ClusterHeadView& head, const CodedState& coded) {
+  using namespace simd;
+  const Vector candidate_key(coded.candidate_key);
   double sums[kMaxGroupSize] = {};
-  for_each_cluster(task, head, [&](int cluster, float size) {
-    if (!(size > 0.0f) || is_candidate(task, coded, cluster)) return;
+  for (int block = task.team.first(head.num_blocks()); block < task.team.last(head.num_blocks()); ++block) {
+    const float *size = block_sizes(head, block), *keys = task.shared->share + block * kClusterBlock;
     for (int g = 0; g < task.num_heads; ++g) {
-      const float weight = cluster_estimate(task, cluster, g);
-      sums[g] += double(weight * weight / size);
+      const float* estimate = task.shared->estimate + (int64_t(block) * task.num_heads + g) * kClusterBlock;
+      Vector sum(0.0f);
+      for (int lane = 0; lane < kClusterBlock; lane += kVectorSize) {
+        const Vector weight = where_at_least(load(keys + lane), candidate_key, Vector(0.0f), load(estimate + lane));
+        sum = sum + weight * weight / maximum(load(size + lane), Vector(1.0f));  // an empty cluster weighs nothing
+      }
+      sums[g] += double(reduce_add(sum));
     }
-  });
+  }
   std::copy_n(sums, task.num_heads, task.own().always);
 }
 
@@ -50,14 +57,14 @@ inline void model_error(const HeadTask& task, const ClusterHeadView& head, const
   attend_coded_rest(task, head, coded, unscaled);
   square_outside(task, head, coded);
   accumulated_squares(task, squares);
+  std::fill_n(coded.squares, task.num_heads, 0.0);
+  for (int w = 0; w < task.team.num_workers; ++w)
+    for (int bucket = 0; bucket < kNumKeyBuckets; ++bucket)
+      for (int g = 0; g < task.num_heads; ++g)
+        coded.squares[g] += double(task.workers[w].token_keys.weights[bucket * bucket_row(task.num_heads) + g]);
   for (int g = 0; g < task.num_heads; ++g) {
-    coded.squares[g] = coded.outside_squares[g] = 0.0;
-    for (int w = 0; w < task.team.num_workers; ++w) {
-      coded.outside_squares[g] += task.workers[w].always[g];
-      const KeyHistogram& own = task.workers[w].token_keys;
-      for (int bucket = 0; bucket < kNumKeyBuckets; ++bucket)
-        coded.squares[g] += double(own.weights[bucket * bucket_row(task.num_heads) + g]);
-    }
+    coded.outside_squares[g] = 0.0;
+    for (int w = 0; w < task.team.num_workers; ++w) coded.outside_squares[g] += task.workers[w].always[g];
     coded.outside_squares[g] *= coded.outside_factor[g] * coded.outside_factor[g];
     total[g] = state.read[g] + coded.coded[g] + coded.outside[g];
     coded.error_model[g] = ErrorModel::of(head.moments, double(queries.square[g]), squares[g] / (total[g] * total[g]), total[g]);

@@ -73,17 +73,23 @@ inline Threshold next_token_threshold(const HeadTask& task, const DecodeOptions&
 // Adds up the coded weights of a candidate's tokens beyond `bucket` anew. Taking the listed ones away from the sum would leave its
 // rounding, which is more than the rest where a code flatters its token by orders of magnitude.
 inline void sum_unread(const HeadTask& task, const CodedState& coded, int candidate, int bucket) {
+  using namespace simd;
   const HeadScratch& shared = *task.shared;
   const int heads = task.num_heads;
-  float sums[kMaxGroupSize] = {}, shares[kMaxGroupSize * kCodeBlock];
+  float sums[kMaxGroupSize * kVectorSize] = {};
   for (int block = shared.first_block[candidate]; block < shared.first_block[candidate + 1]; ++block) {
-    uint32_t lanes = ~simd::lanes_up_to(shared.token_bucket + int64_t(block) * kCodeBlock, bucket) & 0xffffu;
-    for (int i = 0; i < heads * kCodeBlock; i += simd::kVectorSize)
-      simd::store(shares + i, simd::load_as_float(shared.token_share + int64_t(block) * heads * kCodeBlock + i));
-    for (; lanes != 0; lanes &= lanes - 1)
-      for (int g = 0; g < heads; ++g) sums[g] += shares[g * kCodeBlock + std::countr_zero(lanes)];
+    float unread[kCodeBlock];
+    lanes_beyond(shared.token_bucket + int64_t(block) * kCodeBlock, bucket, unread);
+    const f16* shares = shared.token_share + int64_t(block) * heads * kCodeBlock;
+    for (int g = 0; g < heads; ++g)
+      for (int lane = 0; lane < kCodeBlock; lane += kVectorSize) {
+        const Vector share = where_positive(load(unread + lane), load_as_float(shares + g * kCodeBlock + lane), Vector(0.0f));
+        store(sums + g * kVectorSize, load(sums + g * kVectorSize) + share);
+      }
   }
-  for (int g = 0; g < heads; ++g) shared.coded_mass[int64_t(candidate) * heads + g] = float(coded.total[g]) * sums[g];
+  float* mass = shared.coded_mass + int64_t(candidate) * heads;
+  for_head_blocks(heads, [&](auto count, int g) { reduce_rows<count()>(sums + g * kVectorSize, mass + g); });
+  for (int g = 0; g < heads; ++g) mass[g] *= float(coded.total[g]);
 }
 
 // Appends the tokens up to `bucket` that are not listed yet, every worker those of its own candidates, and takes them out of the sums of

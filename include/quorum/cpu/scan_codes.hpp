@@ -7,10 +7,9 @@
 
 namespace quorum::cpu {
 
-// Coded scores beyond exp(40) times everything that was expected are taken for that: sums stay finite.
-inline constexpr float kLargestCodedScore = 40.0f;
-// Shares are kept as f16, which ends at 65504.
-inline constexpr float kLargestShare = 60000.0f;
+// Coded weights beyond this share of everything that was expected are taken for that: sums stay finite, and f16, as which shares are kept,
+// ends at 65504.
+inline constexpr float kLargestLogShare = 15.8f;  // base 2
 
 // Code tables of all heads in the worker's scratch, from its q'. step[g]: value of one step of a sum, the gain included.
 inline void fill_code_tables(const HeadTask& task, float* step) {
@@ -24,26 +23,35 @@ struct ScanQueries {
   float step[kMaxGroupSize];                     // value of one step of a sum of the tables
   float half_variance[kMaxGroupSize] = {};       // of the second-order term that the clusters' log weights contain
   float half_lost_variance[kMaxGroupSize] = {};  // half the variance of a score, given the code, for a spread of 1
-  float reference[kMaxGroupSize] = {};
-  float inverse_total[kMaxGroupSize];  // of the weight that is expected in all
-  bool by_square = false;              // the histogram adds up squared coded weights, else expected weights
+  float log_total[kMaxGroupSize] = {};           // of the weight that is expected in all
+  float total[kMaxGroupSize] = {};               // the same in units of exp(reference)
+  float inverse_total[kMaxGroupSize] = {};
+  // What the histogram adds up for a share: squared coded weights, or expected ones. One of the two is 0.
+  float counted_square[kMaxGroupSize] = {};    // this times its square
+  float counted_expected[kMaxGroupSize] = {};  // this times what it is expected to be
 };
 
-// What the scan knows of a candidate, by head.
-struct CandidateScores {
-  float centroid[kMaxGroupSize];  // score of the centroid relative to the reference, without the second-order term: codes stand for that
-  float expected[kMaxGroupSize];  // factor from a coded to an expected weight
+// What the scan knows of a block of 16 clusters, [heads][16]; base 2, where exponentials cost least.
+struct CentroidScores {
+  float log_share[kMaxGroupSize * kClusterBlock];  // of a token by its centroid, without the second-order term: codes stand for that
+  float expected[kMaxGroupSize * kClusterBlock];   // factor from a coded to an expected weight
+  int block = -1;
 };
-inline void score_candidate(const HeadTask& task, int cluster, ClusterRef ref, const ScanQueries& queries, CandidateScores& scores) {
-  using simd::Vector;
-  const float* log_weight =
-      task.shared->log_weight + int64_t(cluster / kClusterBlock) * task.num_heads * kClusterBlock + cluster % kClusterBlock;
-  for (int g = 0; g < task.num_heads; ++g) scores.centroid[g] = log_weight[g * kClusterBlock];
-  const Vector spread(ref.segment->spread[ref.local]);
-  for (int g = 0; g < task.num_heads; g += simd::kVectorSize) {
-    const Vector estimate = limited_token_log_weight(simd::load(queries.reference + g), spread, simd::load(queries.half_variance + g));
-    simd::store(scores.centroid + g, simd::load(scores.centroid + g) - estimate);
-    simd::store(scores.expected + g, simd::exponential(limited_half_variance(spread * simd::load(queries.half_lost_variance + g))));
+inline void score_centroids(const HeadTask& task, const ClusterHeadView& head, int block, const ScanQueries& queries,
+                            CentroidScores& scores) {
+  using namespace simd;
+  const ClusterRef first = cluster_at(head, block * kClusterBlock);
+  scores.block = block;
+  for (int g = 0; g < task.num_heads; ++g) {
+    const float* log_weight = task.shared->log_weight + (int64_t(block) * task.num_heads + g) * kClusterBlock;
+    const Vector log_total(queries.log_total[g]), half_variance(queries.half_variance[g]), half_lost(queries.half_lost_variance[g]);
+    for (int lane = 0; lane < kClusterBlock; lane += kVectorSize) {
+      const Vector spread = load(first.segment->spread + first.local + lane);
+      const Vector estimate = limited_token_log_weight(log_total, spread, half_variance);
+      const int place = g * kClusterBlock + lane;
+      store(scores.log_share + place, (load(log_weight + lane) - estimate) * Vector(kLog2E));
+      store(scores.expected + place, exponential(limited_half_variance(spread * half_lost)));
+    }
   }
 }
 
@@ -77,37 +85,36 @@ inline void prefetch_value_mean(ClusterRef cluster, int head_dim) {
 
 // What scanning one block of codes writes.
 struct ScannedBlock {
-  float* counted = nullptr;  // [heads][16], what the histogram adds up; 0 beyond the last token
-  f16* share = nullptr;      // [heads][16], as shares of the total
-  float* keys = nullptr;     // [16], the largest of the shares
+  float* counted = nullptr;     // [heads][16], what the histogram adds up; 0 beyond the last token
+  f16* share = nullptr;         // [heads][16], as shares of the total
+  uint16_t* buckets = nullptr;  // [16], of the largest of the shares
 };
 
-// Coded weights of a block for heads [first, first + G); adds them to sums [heads] of vectors. keys must hold those of the heads before.
+// Coded weights of a block from its sums of look-ups, heads [first, first + G); their shares are added to sums [heads] of vectors. keys
+// [16]: the largest share of the heads before, then of these too.
 template <int G>
-QUORUM_ALWAYS_INLINE void weigh_code_block(const HeadTask& task, const ScanQueries& queries, ClusterCodes at, const CandidateScores& scores,
-                                           int num_tokens, int first, const uint8_t* later, const ScannedBlock& out, float* sums) {
+QUORUM_ALWAYS_INLINE void weigh_code_block(const ScanQueries& queries, const int32_t* dots, int num_lookups, const f16* scales,
+                                           const CentroidScores& centroids, int cluster, int num_tokens, int first, const ScannedBlock& out,
+                                           float* sums, float* keys) {
   using namespace simd;
   static constexpr float kLaneIndex[kCodeBlock] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const int d = task.head_dim(), table_bytes = code_table_bytes(d);
-  const Vector zero_point(float(kCodeTableZero * code_lines(d) * (kCodeLineDim / 4)));
-  int32_t dots[G * kCodeBlock];
-  scan_code_block<G>(at.codes, code_lines(d), task.own().code_tables + int64_t(first) * table_bytes, table_bytes, dots, later);
+  const Vector zero_point(-float(kCodeTableZero * num_lookups));
   for (int lane = 0; lane < kCodeBlock; lane += kVectorSize) {
-    const Vector scale = load_as_float(at.scale + lane), left = Vector(float(num_tokens)) - load(kLaneIndex + lane);
-    Vector key = first > 0 ? load(out.keys + lane) : Vector(0.0f);
-    for (int g = 0; g < G; ++g) {
-      const Vector sign_dot = (load_as_float(dots + g * kCodeBlock + lane) - zero_point) * Vector(queries.step[first + g]);
-      const Vector score = minimum(coded_score(Vector(scores.centroid[first + g]), scale, sign_dot), Vector(kLargestCodedScore));
-      const Vector weight = where_positive(left, exponential(score), Vector(0.0f));
-      const Vector share = weight * Vector(queries.inverse_total[first + g]);
-      const int place = (first + g) * kCodeBlock + lane;
-      store(out.counted + place, weight * (queries.by_square ? weight : Vector(scores.expected[first + g])));
-      store_as_f16(out.share + place, minimum(share, Vector(kLargestShare)));
-      float* sum = sums + (first + g) * kVectorSize;
-      store(sum, load(sum) + weight);
+    const Vector scale = load_as_float(scales + lane) * Vector(kLog2E), left = Vector(float(num_tokens)) - load(kLaneIndex + lane);
+    Vector key = first > 0 ? load(keys + lane) : Vector(0.0f);
+    for (int i = 0; i < G; ++i) {
+      const int g = first + i, place = g * kCodeBlock + lane;
+      const Vector sign_dot = (load_as_float(dots + i * kCodeBlock + lane) + zero_point) * Vector(queries.step[g]);
+      const Vector centroid(centroids.log_share[g * kClusterBlock + cluster]);
+      const Vector log_share = minimum(coded_score(centroid, scale, sign_dot), Vector(kLargestLogShare));
+      const Vector share = where_positive(left, power_of_two(log_share), Vector(0.0f));
+      const Vector expected(queries.counted_expected[g] * centroids.expected[g * kClusterBlock + cluster]);
+      store(out.counted + place, multiply_add(share, Vector(queries.counted_square[g]), expected) * share);
+      store_as_f16(out.share + place, share);
+      store(sums + g * kVectorSize, load(sums + g * kVectorSize) + share);
       key = maximum(share, key);
     }
-    store(out.keys + lane, key);
+    store(keys + lane, key);
   }
 }
 
@@ -161,6 +168,41 @@ class CodesAhead {
   int64_t block_bytes_;
 };
 
+// Blocks of codes that go through the stages of the scan together. Every stage is a loop of its own: a block's look-ups, exponentials and
+// histogram fill the window of a core each, so that one after the other they would wait for their own latencies.
+inline constexpr int kScanBlocks = 8;
+
+// The scan of up to kScanBlocks blocks of one candidate from scan block `first` on; sums [heads] of vectors gain their shares.
+inline void scan_blocks(const HeadTask& task, const ScanQueries& queries, ClusterCodes at, const CentroidScores& centroids, int cluster,
+                        int first, int num_tokens, CodesAhead& later, float* sums) {
+  const int heads = task.num_heads, lines = code_lines(task.head_dim()), table_bytes = code_table_bytes(task.head_dim());
+  const int num_blocks = num_code_blocks(num_tokens), block = heads * kCodeBlock;
+  int32_t dots[kScanBlocks * kMaxGroupSize * kCodeBlock];
+  float counted[kScanBlocks * kMaxGroupSize * kCodeBlock];
+  for (int i = 0; i < num_blocks; ++i) {
+    const uint8_t* ahead = later.next();
+    simd::for_head_blocks(heads, [&](auto count, int g) {
+      simd::scan_code_block<count()>(at.codes + int64_t(i) * lines * kCodeLineBytes, lines,
+                                     task.own().code_tables + int64_t(g) * table_bytes, table_bytes, dots + i * block + g * kCodeBlock,
+                                     ahead);
+    });
+  }
+  const HeadScratch& shared = *task.shared;
+  for (int i = 0; i < num_blocks; ++i) {
+    const int64_t place = first + i;
+    const ScannedBlock out{counted + i * block, shared.token_share + place * block, shared.token_bucket + place * kCodeBlock};
+    float keys[kCodeBlock];
+    simd::for_head_blocks(heads, [&](auto count, int g) {
+      weigh_code_block<count()>(queries, dots + i * block + g * kCodeBlock, lines * (kCodeLineDim / 4), at.scale + i * kCodeBlock,
+                                centroids, cluster, num_tokens - i * kCodeBlock, g, out, sums, keys);
+    });
+    simd::key_buckets(keys, out.buckets);
+  }
+  for (int i = 0; i < num_blocks; ++i)
+    add_block(task.own().token_keys, heads, shared.token_bucket + int64_t(first + i) * kCodeBlock, counted + i * block,
+              std::min(num_tokens - i * kCodeBlock, kCodeBlock));
+}
+
 // Coded weights of the tokens of candidates: their shares and key buckets, the worker's histogram of them, and the sums by candidate. The
 // sums of all the worker's go to own().estimate, what they are expected to weigh, with the variance that the codes lost, to own().expected.
 //
@@ -169,48 +211,33 @@ inline void scan_candidates(const HeadTask& task, const ClusterHeadView& head, c
   const int64_t block_bytes = code_block_bytes(task.head_dim());
   const int heads = task.num_heads;
   const HeadScratch& shared = *task.shared;
-  const KeyHistogram histogram = task.own().token_keys;
-  clear(histogram, heads);
-  std::fill_n(task.own().estimate, heads, 0.0);
-  std::fill_n(task.own().expected, heads, 0.0);
+  clear(task.own().token_keys, heads);
+  double estimate[kMaxGroupSize] = {}, expected[kMaxGroupSize] = {};
   CodesAhead later(task, head, range, block_bytes);
-  // A block's weights enter the histogram after the next one has been computed: they would not be out of the store buffer before.
-  float weights[2][kMaxGroupSize * kCodeBlock];
-  int parity = 0, waiting = 0;
-  const auto count_block = [&](int scan_block) {
-    add_block(histogram, heads, shared.token_bucket + int64_t(scan_block) * kCodeBlock, weights[parity ^ 1], waiting);
-  };
+  CentroidScores centroids;
   for (int candidate = range.first; candidate < range.last; ++candidate) {
-    const int first = shared.first_block[candidate], last = shared.first_block[candidate + 1];
     const ClusterRef cluster = cluster_at(head, shared.cluster[candidate]);
     ClusterCodes at = codes_of(cluster, block_bytes);
-    CandidateScores scores;
-    score_candidate(task, shared.cluster[candidate], cluster, queries, scores);
+    const int block = shared.cluster[candidate] / kClusterBlock, lane = shared.cluster[candidate] % kClusterBlock;
+    if (block != centroids.block) score_centroids(task, head, block, queries, centroids);
     alignas(64) float sums[kMaxGroupSize * simd::kVectorSize];
     std::fill_n(sums, heads * simd::kVectorSize, 0.0f);
-    int left = cluster.size();
-    for (int block = first; block < last; ++block, left -= kCodeBlock) {
-      const int num_tokens = std::min(left, kCodeBlock);
-      const uint8_t* ahead = later.next();
-      float keys[kCodeBlock];
-      const ScannedBlock out{weights[parity], shared.token_share + int64_t(block) * heads * kCodeBlock, keys};
-      simd::for_head_blocks(
-          heads, [&](auto count, int g) { weigh_code_block<count()>(task, queries, at, scores, num_tokens, g, ahead, out, sums); });
-      if (waiting > 0) count_block(block - 1);
-      simd::key_buckets(keys, shared.token_bucket + int64_t(block) * kCodeBlock);
-      waiting = num_tokens;
-      parity ^= 1;
-      at.codes += block_bytes;
-      at.scale += kCodeBlock;
+    for (int left = cluster.size(), first = shared.first_block[candidate]; left > 0; left -= kScanBlocks * kCodeBlock) {
+      scan_blocks(task, queries, at, centroids, lane, first, std::min(left, kScanBlocks * kCodeBlock), later, sums);
+      first += kScanBlocks;
+      at.codes += kScanBlocks * block_bytes;
+      at.scale += kScanBlocks * kCodeBlock;
     }
+    float* mass = shared.coded_mass + int64_t(candidate) * heads;
+    simd::for_head_blocks(heads, [&](auto count, int g) { simd::reduce_rows<count()>(sums + g * simd::kVectorSize, mass + g); });
     for (int g = 0; g < heads; ++g) {
-      const float mass = simd::reduce_add(simd::load(sums + g * simd::kVectorSize));
-      shared.coded_mass[int64_t(candidate) * heads + g] = mass;
-      task.own().estimate[g] += double(mass);
-      task.own().expected[g] += double(mass * scores.expected[g]);
+      mass[g] *= queries.total[g];
+      estimate[g] += double(mass[g]);
+      expected[g] += double(mass[g] * centroids.expected[g * kClusterBlock + lane]);
     }
   }
-  if (waiting > 0) count_block(shared.first_block[range.last] - 1);
+  std::copy_n(estimate, heads, task.own().estimate);
+  std::copy_n(expected, heads, task.own().expected);
 }
 
 }  // namespace quorum::cpu

@@ -1,6 +1,8 @@
 // One immutable run of indexed tokens: its clusters for every KV head. Segments are shared between copies of an index.
 #pragma once
 
+#include <cstring>
+#include <memory>
 #include <vector>
 
 #include "quorum/core/cluster_index_view.hpp"
@@ -8,7 +10,7 @@
 
 namespace quorum::cpu {
 
-// Clusters of one KV head in one segment; see SegmentView for the layouts.
+// Clusters of one KV head in one segment; see SegmentView for the layouts. Once packed, the arrays are empty and the view stands for them.
 struct HeadSegment {
   int num_clusters = 0;
   bool non_finite = false;  // a key or value of the segment is NaN or Inf
@@ -30,31 +32,60 @@ struct HeadSegment {
   AlignedVector<int32_t> code_indptr;
 
   SegmentView view() const {
-    const auto pointer = [](const auto& v) { return v.empty() ? nullptr : v.data(); };
-    SegmentView view;
+    SegmentView view = packed_;
+    if (packed_bytes_ == 0)
+      for_each_array(*this, view, [](const auto& array, auto& pointer) { pointer = array.empty() ? nullptr : array.data(); });
     view.num_clusters = num_clusters;
-    view.centroids = pointer(centroids);
-    view.centroid_scale = pointer(centroid_scale);
-    view.centroids_f32 = pointer(centroids_f32);
-    view.spread = pointer(spread);
-    view.size = pointer(size);
-    view.cluster_indptr = pointer(cluster_indptr);
-    view.cluster_tokens = pointer(cluster_tokens);
-    view.value_means = pointer(value_means);
-    view.value_mean_scale = pointer(value_mean_scale);
-    view.value_means_f32 = pointer(value_means_f32);
-    view.residual_variance = pointer(residual_variance);
-    view.variance_scale = pointer(variance_scale);
-    view.codes = pointer(codes);
-    view.code_scale = pointer(code_scale);
-    view.code_indptr = pointer(code_indptr);
     return view;
   }
   int64_t bytes() const {
-    return content_bytes(centroids) + content_bytes(centroid_scale) + content_bytes(centroids_f32) + content_bytes(spread) +
-           content_bytes(size) + content_bytes(cluster_indptr) + content_bytes(cluster_tokens) + content_bytes(value_means) +
-           content_bytes(value_mean_scale) + content_bytes(value_means_f32) + content_bytes(residual_variance) +
-           content_bytes(variance_scale) + content_bytes(codes) + content_bytes(code_scale) + content_bytes(code_indptr);
+    int64_t total = packed_bytes_;
+    SegmentView view;
+    for_each_array(*this, view, [&](const auto& array, auto&) { total += content_bytes(array); });
+    return total;
+  }
+
+  // Bytes that the arrays take in one block, each from the start of a cache line.
+  int64_t block_bytes() const {
+    int64_t total = 0;
+    SegmentView view;
+    for_each_array(*this, view, [&](const auto& array, auto&) { total += round_up(content_bytes(array), int64_t(kCacheLine)); });
+    return total;
+  }
+  // Moves the arrays into block_bytes() bytes of someone else's, who keeps them as long as the views are used.
+  void pack(std::byte* block) {
+    packed_bytes_ = bytes();
+    for_each_array(*this, packed_, [&](auto& array, auto& pointer) {
+      if (array.empty()) return;
+      std::memcpy(block, array.data(), size_t(content_bytes(array)));
+      pointer = reinterpret_cast<decltype(array.data())>(block);
+      block += round_up(content_bytes(array), int64_t(kCacheLine));
+      array = {};
+    });
+  }
+
+ private:
+  SegmentView packed_;
+  int64_t packed_bytes_ = 0;
+
+  // Calls f(array, its pointer in the view) for all of them.
+  template <class Self, class F>
+  static void for_each_array(Self& self, SegmentView& view, F&& f) {
+    f(self.centroids, view.centroids);
+    f(self.centroid_scale, view.centroid_scale);
+    f(self.centroids_f32, view.centroids_f32);
+    f(self.spread, view.spread);
+    f(self.size, view.size);
+    f(self.cluster_indptr, view.cluster_indptr);
+    f(self.cluster_tokens, view.cluster_tokens);
+    f(self.value_means, view.value_means);
+    f(self.value_mean_scale, view.value_mean_scale);
+    f(self.value_means_f32, view.value_means_f32);
+    f(self.residual_variance, view.residual_variance);
+    f(self.variance_scale, view.variance_scale);
+    f(self.codes, view.codes);
+    f(self.code_scale, view.code_scale);
+    f(self.code_indptr, view.code_indptr);
   }
 };
 
@@ -69,6 +100,27 @@ struct Segment {
     for (const HeadSegment& head : heads) total += head.bytes();
     return total;
   }
+
+  std::shared_ptr<AlignedVector<std::byte>> block;  // of the packed arrays, shared by segments that were built together
 };
+
+// Moves all arrays of segments that were built together into one block, if that fills a huge page: each by itself is too small for one,
+// and a step that reads a little of many arrays would find most of their pages' translations gone.
+inline void pack_segments(const std::vector<std::shared_ptr<Segment>>& segments) {
+  int64_t total = 0;
+  for (const auto& segment : segments)
+    for (const HeadSegment& head : segment->heads) total += head.block_bytes();
+  if (total < int64_t(kHugePage)) return;
+  const auto block = std::make_shared<AlignedVector<std::byte>>(size_t(total));
+  std::byte* at = block->data();
+  for (const auto& segment : segments) {
+    segment->block = block;
+    for (HeadSegment& head : segment->heads) {
+      const int64_t bytes = head.block_bytes();
+      head.pack(at);
+      at += bytes;
+    }
+  }
+}
 
 }  // namespace quorum::cpu

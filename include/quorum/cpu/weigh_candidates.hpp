@@ -34,13 +34,15 @@ inline void choose_candidates(const HeadTask& task, const ClusterHeadView& head,
 inline bool weigh_candidates(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, const ClusterWeights& weights,
                              ReadState& state, CodedState& coded) {
   ScanQueries queries;
-  queries.by_square = options.target_error > 0.0f;
   for (int g = 0; g < task.num_heads; ++g) {
     coded.total[g] = state.read[g] + state.rest[g];
     queries.half_variance[g] = weights.half_variance[g];
     queries.half_lost_variance[g] =
         options.variance == VarianceModel::none ? 0.0f : 0.5f * lost_variance(weights.queries.square[g], task.head_dim());
-    queries.reference[g] = state.reference[g];
+    queries.log_total[g] = weights.log_total[g];
+    queries.total[g] = float(coded.total[g]);
+    (options.target_error > 0.0f ? queries.counted_square[g] : queries.counted_expected[g]) =
+        options.target_error > 0.0f ? queries.total[g] * queries.total[g] : queries.total[g];
     queries.inverse_total[g] = float(1.0 / coded.total[g]);
   }
   choose_candidates(task, head, options, queries, state, coded);

@@ -13,7 +13,7 @@ namespace quorum::cuda {
 inline cudaError_t score_clusters(const StepParams& p, cudaStream_t stream) {
   return dispatch_shape(p.shape, [&](auto head_dim, auto head_tiles) {
     const dim3 rows(unsigned(p.shape.num_kv_heads), unsigned(p.num_sequences));
-    const LaunchConfig transform{rows, kTransformThreads, int64_t(sizeof(QueryCoordinates<head_dim()>)), stream, false};
+    const LaunchConfig transform{rows, kTransformThreads, int64_t(sizeof(QueryCoordinates<head_dim()>)), stream, true};
     const cudaError_t status = launch(transform, transform_queries_kernel<head_dim()>, p);
     if (status != cudaSuccess) return status;
     const LaunchConfig score{dim3(unsigned(p.score_tiles), rows.x, rows.y), kScoreThreads, 0, stream, true};

@@ -14,8 +14,8 @@ cudaError_t dispatch_attend(const AttentionShape& shape, ElementType type, const
   return dispatch_shape(shape, [&](auto head_dim, auto head_tiles) {
     return dispatch_element(type, [&](auto element) {
       using T = decltype(element);
-      using Large = LargeSharedMemory::Attend<head_dim()>;
-      using Small = SmallSharedMemory::Attend<head_dim()>;
+      using Large = LargeSharedMemory::Attend<head_dim(), head_tiles()>;
+      using Small = SmallSharedMemory::Attend<head_dim(), head_tiles()>;
       if (device.large_shared_memory)
         return run(attend_kernel<T, head_dim(), head_tiles(), Large>, Large(), attend_shared_bytes<head_dim(), head_tiles(), Large>(num_rows));
       return run(attend_kernel<T, head_dim(), head_tiles(), Small>, Small(), attend_shared_bytes<head_dim(), head_tiles(), Small>(num_rows));

@@ -134,3 +134,47 @@ TEST_CASE("lanes up to a bucket, for every bucket and none") {
   CHECK(simd::lanes_up_to(buckets, kNumKeyBuckets - 2) == 0x5555);
   CHECK(simd::lanes_up_to(buckets, kNumKeyBuckets - 1) == 0xffff);
 }
+
+TEST_CASE("lanes of keys at or above a threshold; a NaN key reaches none") {
+  const uint64_t seed = 29;
+  CAPTURE(seed);
+  test::Random random(seed);
+  for (int round = 0; round < 200; ++round) {
+    float keys[16];
+    for (float& key : keys) key = float(random.below(8));
+    keys[random.below(16)] = std::bit_cast<float>(0x7fc00000u);
+    const float threshold = float(random.below(10));
+    uint32_t want = 0;
+    for (int i = 0; i < 16; ++i) want |= uint32_t(keys[i] >= threshold) << i;
+    CHECK(simd::lanes_at_least(keys, threshold) == want);
+  }
+}
+
+TEST_CASE("lanes are listed in order, and nothing further than sixteen entries is written") {
+  const uint64_t seed = 29;
+  CAPTURE(seed);
+  test::Random random(seed);
+  for (int round = 0; round < 200; ++round) {
+    const uint32_t lanes = round == 0 ? 0u : round == 1 ? 0xffffu : uint32_t(random.below(65536));
+    int32_t out[17];
+    out[16] = -1;
+    REQUIRE(simd::list_lanes(lanes, 480, out) == std::popcount(lanes));
+    int at = 0;
+    for (int i = 0; i < 16; ++i)
+      if ((lanes >> i & 1) != 0) CHECK(out[at++] == 480 + i);
+    CHECK(out[16] == -1);
+  }
+}
+
+TEST_CASE("lanes beyond a bucket, for every bucket and none") {
+  const uint64_t seed = 29;
+  CAPTURE(seed);
+  test::Random random(seed);
+  uint16_t buckets[16];
+  for (uint16_t& bucket : buckets) bucket = uint16_t(random.below(kNumKeyBuckets));
+  for (int bucket = -1; bucket < kNumKeyBuckets; ++bucket) {
+    float out[16];
+    simd::lanes_beyond(buckets, bucket, out);
+    for (int i = 0; i < 16; ++i) CHECK(out[i] == (int(buckets[i]) > bucket ? 1.0f : 0.0f));
+  }
+}

@@ -112,3 +112,22 @@ TEST_CASE("horizontal sums of sixteen accumulators keep their order") {
   simd::reduce_accumulators<5>(accumulators, five);
   for (int i = 0; i < 5; ++i) CHECK(five[i] == float((i + 1) * lane_sum));
 }
+
+TEST_CASE("sums of whole rows, one to four of them") {
+  constexpr int kSize = simd::kVectorSize;
+  float rows[4 * kSize], sums[5];
+  for (int i = 0; i < 4 * kSize; ++i) rows[i] = float(i * 7 % 11 - 3);
+  const auto check = [&](auto count) {
+    std::fill_n(sums, 5, 99.0f);
+    simd::reduce_rows<count()>(rows, sums);
+    for (int r = 0; r < 5; ++r) {
+      float want = r < count() ? 0.0f : 99.0f;
+      for (int i = 0; i < kSize && r < count(); ++i) want += rows[r * kSize + i];
+      CHECK(sums[r] == want);
+    }
+  };
+  check(std::integral_constant<int, 1>{});
+  check(std::integral_constant<int, 2>{});
+  check(std::integral_constant<int, 3>{});
+  check(std::integral_constant<int, 4>{});
+}

@@ -207,6 +207,22 @@ TEST_CASE("exponential: 0 below -87, NaN stays NaN, neighbours undisturbed") {
   CHECK(test::near(y[6], std::exp(1.0), 1e-6));
 }
 
+TEST_CASE("powers of two: relative error below 1e-5 on [-120, 127], what -120 gives below, NaN stays NaN") {
+  double worst = 0.0;
+  for (int i = 0; i <= 247'000; i += kVectorSize) {
+    float x[kVectorSize];
+    for (int lane = 0; lane < kVectorSize; ++lane) x[lane] = std::min(-120.0f + float(i + lane) * 1e-3f, 127.0f);
+    const auto y = lanes_of(simd::power_of_two(simd::load(x)));
+    for (size_t lane = 0; lane < y.size(); ++lane)
+      worst = test::larger_error(worst, std::fabs(double(y[lane]) / std::exp2(double(x[lane])) - 1.0));
+  }
+  CHECK(worst < 1e-5);
+  const auto smallest = lanes_of(simd::power_of_two(Vector(-120.0f)));
+  CHECK(lanes_of(simd::power_of_two(Vector(-1e10f))) == smallest);
+  CHECK(lanes_of(simd::power_of_two(Vector(-kInfinity))) == smallest);
+  for (const float y : lanes_of(simd::power_of_two(Vector(kNan)))) CHECK(std::isnan(y));
+}
+
 TEST_CASE("the instruction set that is named has the vectors that are compiled") {
   const std::string name = simd::instruction_set();
   CAPTURE(name);

@@ -55,4 +55,41 @@ QUORUM_ALWAYS_INLINE uint32_t lanes_up_to(const uint16_t* buckets, int bucket) {
 #endif
 }
 
+// Bit i is set where keys[i] >= threshold, 16 of them.
+QUORUM_ALWAYS_INLINE uint32_t lanes_at_least(const float* keys, float threshold) {
+#if defined(__AVX512F__) && !defined(QUORUM_SCALAR)
+  return _mm512_cmp_ps_mask(_mm512_loadu_ps(keys), _mm512_set1_ps(threshold), _CMP_GE_OQ);
+#else
+  uint32_t lanes = 0;
+  for (int i = 0; i < 16; ++i) lanes |= uint32_t(keys[i] >= threshold) << i;
+  return lanes;
+#endif
+}
+
+// Writes first + i for every bit i of `lanes`, ascending, and returns their number. Memory: out may be written up to 16 entries far.
+QUORUM_ALWAYS_INLINE int list_lanes(uint32_t lanes, int first, int32_t* out) {
+#if defined(__AVX512F__) && !defined(QUORUM_SCALAR)
+  const __m512i index = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(__mmask16(lanes), _mm512_add_epi32(index, _mm512_set1_epi32(first))));
+  return std::popcount(lanes);
+#else
+  int count = 0;
+  for (int i = 0; i < 16; ++i) {  // without a branch, which would be a coin toss
+    out[count] = first + i;
+    count += int(lanes >> i & 1);
+  }
+  return count;
+#endif
+}
+
+// out[i] = 1 where buckets[i] > bucket, else 0, 16 of them.
+QUORUM_ALWAYS_INLINE void lanes_beyond(const uint16_t* buckets, int bucket, float* out) {
+#if defined(__AVX512F__) && !defined(QUORUM_SCALAR)
+  const __m512i all = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(buckets)));
+  _mm512_storeu_ps(out, _mm512_maskz_mov_ps(_mm512_cmpgt_epi32_mask(all, _mm512_set1_epi32(bucket)), _mm512_set1_ps(1.0f)));
+#else
+  for (int i = 0; i < 16; ++i) out[i] = int(buckets[i]) > bucket ? 1.0f : 0.0f;
+#endif
+}
+
 }  // namespace quorum::simd

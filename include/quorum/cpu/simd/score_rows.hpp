@@ -68,6 +68,24 @@ QUORUM_ALWAYS_INLINE void reduce_accumulators(const Vector* accumulators, float*
   for (int i = 0; i < N; ++i) sums[i] = reduce_add(accumulators[i]);
 }
 
+// sums[i] = sum of the kVectorSize floats of row i, N rows one after the other.
+template <int N>
+QUORUM_ALWAYS_INLINE void reduce_rows(const float* rows, float* sums) {
+#if defined(__AVX512F__) && !defined(QUORUM_SCALAR)
+  if constexpr (N == 4) {
+    const auto fold = [](__m512 v) {
+      return _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
+    };
+    const __m256 a = fold(_mm512_loadu_ps(rows)), b = fold(_mm512_loadu_ps(rows + 16)), c = fold(_mm512_loadu_ps(rows + 32)),
+                 d = fold(_mm512_loadu_ps(rows + 48));
+    const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+    return;
+  }
+#endif
+  for (int i = 0; i < N; ++i) sums[i] = reduce_add(load(rows + i * kVectorSize));
+}
+
 // Asks for the lines that `bytes` of each row at `offset` touch, once per line.
 template <int Rows>
 QUORUM_ALWAYS_INLINE void prefetch_step(const std::byte* const (&rows)[Rows], int64_t offset, int bytes) {

@@ -181,6 +181,25 @@ QUORUM_ALWAYS_INLINE Vector exponential(Vector x) {
 
 #endif
 
+inline constexpr float kLog2E = 1.44269504f;
+
+// 2^x for x <= 127, relative error below 1e-5, for weights that are estimates anyway; below -120 what -120 gives, NaN stays NaN.
+QUORUM_ALWAYS_INLINE Vector power_of_two(Vector x) {
+  const Vector bounded = maximum(Vector(-120.0f), x);
+#if defined(__AVX512F__) && !defined(QUORUM_SCALAR)
+  // 2^n * p(f) as in exponential(); the polynomial of degree 4 with the least relative error on [-1/2, 1/2].
+  const __m512 n = _mm512_roundscale_ps(bounded, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(bounded, n);
+  __m512 p = _mm512_set1_ps(9.5701e-3f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.591786e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4024734e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9312181e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9999926e-1f));
+  return _mm512_scalef_ps(p, n);
+#else
+  return exponential(bounded * Vector(0.69314718f));
+#endif
+}
+
 // Largest lane; NaN lanes do not count, -inf if all are.
 QUORUM_ALWAYS_INLINE float reduce_max(Vector v) {
   float lanes[kVectorSize], largest = -kInfinity;

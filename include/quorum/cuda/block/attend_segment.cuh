@@ -115,59 +115,124 @@ __device__ __forceinline__ void score_draws(const StepParams& p, int row, const 
   }
 }
 
-// Value means of 16 unread clusters as bf16 in shared memory; int8 fits without loss.
-template <int kHeadDim>
-__device__ __forceinline__ void load_value_means(const SegmentView& clusters, const int32_t* list, int count, bf16* tile) {
-  constexpr int kPieces = kHeadDim / 16;
-  const int lane = int(threadIdx.x) % kWarpSize;
+// 16 int8 as bf16, which they fit without loss.
+__device__ __forceinline__ void store_piece(const uint4& piece, bf16* out) {
+  const uint32_t words[4] = {piece.x, piece.y, piece.z, piece.w};
 #pragma unroll
-  for (int i = 0; i < kTileTokens * kPieces / kWarpSize; ++i) {
-    const int piece = i * kWarpSize + lane, place = piece / kPieces, at = piece % kPieces;
-    uint4 raw = {};
-    if (place < count) raw = load_once_16(clusters.value_means + int64_t(list[place]) * kHeadDim + at * 16);
-    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
-    uint32_t* out = reinterpret_cast<uint32_t*>(tile + place * kTileStride<kHeadDim> + at * 16);
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      const auto value = [&](int b) { return float(int8_t(words[w] >> (8 * b))); };
-      out[2 * w] = pack<bf16>(value(0), value(1));
-      out[2 * w + 1] = pack<bf16>(value(2), value(3));
-    }
+  for (int w = 0; w < 4; ++w) {
+    const auto byte = [&](int b) { return float(int8_t(words[w] >> (8 * b))); };
+    reinterpret_cast<uint32_t*>(out)[2 * w] = pack<bf16>(byte(0), byte(1));
+    reinterpret_cast<uint32_t*>(out)[2 * w + 1] = pack<bf16>(byte(2), byte(3));
   }
 }
 
-// Unread clusters by their value means and expected weights, in units of exp(reference).
+// Value means of 16 unread clusters and what weighs them, on their way from memory.
+template <int kHeadDim, int kHeadTiles>
+struct TailTile {
+  static constexpr int kPieces = kHeadDim / 16;  // of 16 bytes, in a row
+  uint4 value[kPieces / 2];
+  float log_weight[kHeadTiles][4];
+  float size[4], scale[4];  // of clusters 8 i + 2 (lane % 4) + j
+
+  // cluster: the lane's, of place lane % 16.
+  __device__ __forceinline__ void load_values(const SegmentView& clusters, int cluster) {
+#pragma unroll
+    for (int i = 0; i < kPieces / 2; ++i) value[i] = load_piece(clusters, cluster, i);
+  }
+  static __device__ __forceinline__ uint4 load_piece(const SegmentView& clusters, int cluster, int i) {
+    const int piece = i * kWarpSize + int(threadIdx.x) % kWarpSize;
+    const int of_row = __shfl_sync(kFullMask, cluster, piece / kPieces);
+    return load_once_16(clusters.value_means + int64_t(of_row) * kHeadDim + piece % kPieces * 16);
+  }
+  static __device__ __forceinline__ bf16* place_of(bf16* tile, int i) {
+    const int piece = i * kWarpSize + int(threadIdx.x) % kWarpSize;
+    return tile + piece / kPieces * kTileStride<kHeadDim> + piece % kPieces * 16;
+  }
+  // Places from `count` on weigh nothing.
+  __device__ __forceinline__ void load_weights(const StepParams& p, int row, const SegmentView& clusters, int cluster, int count) {
+    const int lane = int(threadIdx.x) % kWarpSize;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int place = i / 2 * 8 + lane % 4 * 2 + i % 2, own = __shfl_sync(kFullMask, cluster, place);
+      size[i] = place < count ? clusters.size[own] : 0.0f;
+      scale[i] = clusters.value_mean_scale[own];
+#pragma unroll
+      for (int t = 0; t < kHeadTiles; ++t) {
+        const int head = t * 8 + lane / 4;
+        log_weight[t][i] = head < p.group ? p.workspace.log_weight[(int64_t(row) * p.max_slots + own) * p.group + head] : -kInfinity;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store_values(bf16* tile) const {
+#pragma unroll
+    for (int i = 0; i < kPieces / 2; ++i) store_piece(value[i], place_of(tile, i));
+  }
+  // Both at once, without registers for a whole tile.
+  static __device__ __forceinline__ void copy_values(const SegmentView& clusters, int cluster, bf16* tile) {
+#pragma unroll 2
+    for (int i = 0; i < kPieces / 2; ++i) store_piece(load_piece(clusters, cluster, i), place_of(tile, i));
+  }
+  // The clusters' weights times the scales of their values, as operands; in units of exp(reference).
+  __device__ __forceinline__ void pack_weights(const RowPlan& plan, int group, uint32_t (&weight)[kHeadTiles][2]) const {
+    const int lane = int(threadIdx.x) % kWarpSize;
+#pragma unroll
+    for (int t = 0; t < kHeadTiles; ++t) {
+      const int head = t * 8 + lane / 4;
+      const float reference = head < group ? plan.reference[head] : 0.0f;
+      const auto weight_of = [&](int i) { return cluster_weight(size[i], __expf(log_weight[t][i] - reference)) * scale[i]; };
+#pragma unroll
+      for (int j = 0; j < 2; ++j) weight[t][j] = pack<bf16>(weight_of(2 * j), weight_of(2 * j + 1));
+    }
+  }
+};
+
+// Unread clusters by their value means and expected weights, in units of exp(reference); the next tile is on its way meanwhile.
 template <int kHeadDim, int kHeadTiles>
 __device__ __forceinline__ void attend_tail(const StepParams& p, int row, const WarpTiles& own, bf16* tile,
                                             TileState<kHeadDim, kHeadTiles>& state) {
   const RowPlan& plan = p.workspace.plan[row];
   const SegmentView& clusters = p.heads[row].clusters;
-  const int lane = int(threadIdx.x) % kWarpSize, group = p.group;
+  const int32_t* list = p.workspace.tail_clusters + int64_t(row) * p.max_slots;
+  const int lane = int(threadIdx.x) % kWarpSize, num_own = own.count();
 #pragma unroll
   for (int t = 0; t < kHeadTiles; ++t)
 #pragma unroll
     for (int j = 0; j < 2; ++j) state.max[t][j] = 0.0f;
+  const auto cluster_of = [&](int i) {
+    return i < num_own ? list[min(own[i] * kTileTokens + lane % kTileTokens, plan.num_tail - 1)] : 0;
+  };
+  const auto count_of = [&](int i) { return plan.num_tail - own[i] * kTileTokens; };
+  constexpr bool kAhead = kHeadDim <= 128;  // beyond, two tiles do not fit into the registers
+  TailTile<kHeadDim, kHeadTiles> current;
+  int next_cluster = cluster_of(0);
+  if (kAhead && num_own > 0) {
+    current.load_weights(p, row, clusters, next_cluster, count_of(0));
+    current.load_values(clusters, next_cluster);
+    next_cluster = cluster_of(1);
+  }
 #pragma unroll 1
-  for (int i = 0; i < own.count(); ++i) {
-    const int first = own[i] * kTileTokens, count = min(kTileTokens, plan.num_tail - first);
-    const int32_t* list = p.workspace.tail_clusters + int64_t(row) * p.max_slots + first;
-    load_value_means<kHeadDim>(clusters, list, count, tile);
+  for (int i = 0; i < num_own; ++i) {
+    TailTile<kHeadDim, kHeadTiles> following;
     uint32_t weight[kHeadTiles][2];
-#pragma unroll
-    for (int t = 0; t < kHeadTiles; ++t) {
-      const int head = t * 8 + lane / 4;
-      const auto weight_of = [&](int place) {
-        if (place >= count || head >= group) return 0.0f;
-        const int cluster = list[place];
-        const float token = __expf(p.workspace.log_weight[(int64_t(row) * p.max_slots + cluster) * group + head] - plan.reference[head]);
-        return cluster_weight(clusters.size[cluster], token) * clusters.value_mean_scale[cluster];
-      };
-#pragma unroll
-      for (int j = 0; j < 2; ++j) weight[t][j] = pack<bf16>(weight_of(j * 8 + lane % 4 * 2), weight_of(j * 8 + lane % 4 * 2 + 1));
+    if constexpr (kAhead) {
+      if (i + 1 < num_own) {
+        following.load_weights(p, row, clusters, next_cluster, count_of(i + 1));
+        following.load_values(clusters, next_cluster);
+      }
+      next_cluster = cluster_of(i + 2);
+      current.pack_weights(plan, p.group, weight);
+      current.store_values(tile);
+    } else {
+      current.copy_values(clusters, next_cluster, tile);
+      current.load_weights(p, row, clusters, next_cluster, count_of(i));
+      current.pack_weights(plan, p.group, weight);
+      next_cluster = cluster_of(i + 1);
     }
     __syncwarp();
     accumulate_tile<bf16, kHeadDim, kHeadTiles>(tile, weight, state);
     __syncwarp();
+    if constexpr (kAhead) current = following;
   }
 }
 

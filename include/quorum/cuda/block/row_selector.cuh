@@ -13,12 +13,20 @@ namespace quorum::cuda {
 
 inline constexpr int kSelectThreads = 512;
 inline constexpr int kSelectWarps = kSelectThreads / kWarpSize;
-inline constexpr int kListedAtOnce = 2048;  // chosen clusters whose tokens are listed together
+inline constexpr int kListedAtOnce = 1024;  // pieces of chosen clusters that are listed together
 
 // Marks in the array of buckets, above all buckets.
 inline constexpr uint16_t kNoBucket = 0xffff;       // empty cluster
 inline constexpr uint16_t kListedBefore = 0xfffe;   // chosen in an earlier round
 inline constexpr uint16_t kListedNow = 0xfffd;
+
+// Up to 32 tokens of a chosen cluster.
+struct ListedPiece {
+  int32_t cluster;
+  int32_t first;   // within the cluster, then within cluster_tokens
+  uint32_t place;  // within the row's list
+  int32_t count;
+};
 
 struct SelectShared {
   unsigned long long warp_sums[kSelectWarps];
@@ -34,8 +42,7 @@ struct SelectShared {
   int32_t finite;
   float rest_sum[kSelectWarps];
   unsigned long long draw_start[kSelectThreads];
-  int32_t listed_cluster[kListedAtOnce];
-  uint32_t listed_begin[kListedAtOnce];  // where the cluster's tokens begin in the list
+  ListedPiece listed[kListedAtOnce];
 };
 
 // Device functions of one block; clusters are dealt to threads in runs, so that sums in thread order are sums by cluster id.
@@ -92,7 +99,7 @@ struct RowSelector {
     return s.finite != 0;
   }
 
-  // Calls visit(cluster, log weights of the heads) for the clusters thread, thread + kSelectThreads, ..., in no order that sums could depend
+  // Calls visit(cluster, its size, log weights of the heads) for the clusters thread, thread + kSelectThreads, ..., in no order that sums could depend
   // on; neighbouring threads have neighbouring clusters, and several clusters' weights are on their way together.
   template <class Visit>
   __device__ __forceinline__ void for_each_weight(Visit&& visit) const {
@@ -100,28 +107,28 @@ struct RowSelector {
     const int slots = head.clusters.num_clusters;
 #pragma unroll 1
     for (int begin = int(threadIdx.x); begin < slots; begin += kBatch * kSelectThreads) {
-      float weight[kBatch][kHeads];
+      float weight[kBatch][kHeads], tokens[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const float* row_weights = log_weights(min(begin + i * kSelectThreads, slots - 1));
+        const int cluster = min(begin + i * kSelectThreads, slots - 1);
+        const float* row_weights = log_weights(cluster);
+        tokens[i] = head.clusters.size[cluster];
 #pragma unroll
         for (int g = 0; g < kHeads; ++g) weight[i][g] = g < group ? row_weights[g] : -kInfinity;
       }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i)
-        if (begin + i * kSelectThreads < slots) visit(begin + i * kSelectThreads, weight[i]);
+        if (begin + i * kSelectThreads < slots) visit(begin + i * kSelectThreads, int(tokens[i]), weight[i]);
     }
   }
 
   // Sizes, buckets and sums of all clusters.
   __device__ __forceinline__ void fill_histogram() const {
     for (int i = int(threadIdx.x); i < (group + 1) * kNumOrderBuckets; i += kSelectThreads) histogram.sums[i] = 0;
-    for (int cluster = int(threadIdx.x); cluster < head.clusters.num_clusters; cluster += kSelectThreads)
-      size[cluster] = uint16_t(head.clusters.size[cluster]);
     __syncthreads();
     uint32_t in_last = 0;  // tokens of the last bucket: often most of them, and a sum that all threads add to holds them up
-    for_each_weight([&](int cluster, const float (&weight)[kHeads]) {
-      const int count = size[cluster];
+    for_each_weight([&](int cluster, int count, const float (&weight)[kHeads]) {
+      size[cluster] = uint16_t(count);
       float largest = -kInfinity;
 #pragma unroll
       for (int g = 0; g < kHeads; ++g)
@@ -298,65 +305,62 @@ struct RowSelector {
 
   // Tokens of the clusters chosen in this round, by cluster id, behind those of the list; and the tail's clusters.
   __device__ __forceinline__ void write_lists(int tail_bucket) const {
-    constexpr int kTokenBits = 22, kClusterBits = 21;
-    constexpr unsigned long long kTokenMask = (1ull << kTokenBits) - 1, kClusterMask = (1ull << kClusterBits) - 1;
-    unsigned long long own = 0, total = 0;
+    constexpr int kTokenBits = 22, kPieceBits = 21;
+    constexpr unsigned long long kTokenMask = (1ull << kTokenBits) - 1, kPieceMask = (1ull << kPieceBits) - 1;
+    unsigned long long own = 0, total = 0;  // tokens, pieces, clusters of the tail
 #pragma unroll 1
     for (int cluster = first; cluster < last; ++cluster) {
-      if (bucket[cluster] == kListedNow) own += (1ull << kTokenBits) + size[cluster];
-      if (int(bucket[cluster]) <= tail_bucket) own += 1ull << (kTokenBits + kClusterBits);
+      if (bucket[cluster] == kListedNow) own += (static_cast<unsigned long long>(pieces_of(cluster)) << kTokenBits) + size[cluster];
+      if (int(bucket[cluster]) <= tail_bucket) own += 1ull << (kTokenBits + kPieceBits);
     }
     const unsigned long long start = block_exclusive_sum<kSelectThreads>(own, total, s.warp_sums);
-    const int num_listed = int(total >> kTokenBits & kClusterMask), begin = plan.num_listed;
+    const int num_pieces = int(total >> kTokenBits & kPieceMask), begin = plan.num_listed;
     int32_t* list = p.workspace.tokens + int64_t(row) * p.max_tokens + begin;
     int32_t* tail = p.workspace.tail_clusters + int64_t(row) * p.max_slots;
 #pragma unroll 1
-    for (int part = 0; part == 0 || part < num_listed; part += kListedAtOnce) {
-      int at = int(start >> kTokenBits & kClusterMask) - part, at_tail = int(start >> (kTokenBits + kClusterBits));
-      uint32_t end = uint32_t(start & kTokenMask);
+    for (int part = 0; part == 0 || part < num_pieces; part += kListedAtOnce) {
+      int at = int(start >> kTokenBits & kPieceMask) - part, at_tail = int(start >> (kTokenBits + kPieceBits));
+      uint32_t place = uint32_t(start & kTokenMask);
 #pragma unroll 1
       for (int cluster = first; cluster < last; ++cluster) {
         if (part == 0 && int(bucket[cluster]) <= tail_bucket) tail[at_tail++] = cluster;
         if (bucket[cluster] != kListedNow) continue;
-        if (at >= 0 && at < kListedAtOnce) {
-          s.listed_cluster[at] = cluster;
-          s.listed_begin[at] = end;
-        }
-        end += size[cluster];
-        ++at;
+        const int count = size[cluster];
+#pragma unroll 1
+        for (int offset = 0; offset < count; offset += kWarpSize, ++at)
+          if (at >= 0 && at < kListedAtOnce) s.listed[at] = {cluster, offset, place + uint32_t(offset), min(kWarpSize, count - offset)};
+        place += uint32_t(count);
       }
       __syncthreads();
-      expand(list, min(kListedAtOnce, num_listed - part));
+      expand(list, min(kListedAtOnce, num_pieces - part));
       __syncthreads();
     }
     if (threadIdx.x == 0) {
       plan.first_listed = p.round == 0 ? 0 : begin;
       plan.num_listed = begin + int(total & kTokenMask);
-      plan.num_tail = int(total >> (kTokenBits + kClusterBits));
+      plan.num_tail = int(total >> (kTokenBits + kPieceBits));
     }
   }
+  __device__ __forceinline__ int pieces_of(int cluster) const { return (size[cluster] + kWarpSize - 1) / kWarpSize; }
 
-  // Copies the tokens of `count` listed clusters: a warp a cluster, four on their way together.
+  // Copies the tokens of `count` pieces: a warp a piece, several on their way together. Clusters differ in size, pieces hardly.
   __device__ __forceinline__ void expand(int32_t* list, int count) const {
-    constexpr int kTogether = 4;
+    constexpr int kTogether = 8;
+    for (int i = int(threadIdx.x); i < count; i += kSelectThreads) s.listed[i].first += head.clusters.cluster_indptr[s.listed[i].cluster];
+    __syncthreads();
 #pragma unroll 1
     for (int i = warp(); i < count; i += kTogether * kSelectWarps) {
-      int from[kTogether], at[kTogether], tokens[kTogether], token[kTogether];
+      int32_t token[kTogether];
 #pragma unroll
       for (int j = 0; j < kTogether; ++j) {
-        const int entry = i + j * kSelectWarps, cluster = s.listed_cluster[min(entry, count - 1)];
-        tokens[j] = entry < count ? size[cluster] : 0;
-        from[j] = head.clusters.cluster_indptr[cluster];
-        at[j] = int(s.listed_begin[min(entry, count - 1)]);
+        const ListedPiece piece = s.listed[min(i + j * kSelectWarps, count - 1)];
+        token[j] = head.clusters.cluster_tokens[piece.first + min(lane(), piece.count - 1)];
       }
 #pragma unroll
-      for (int j = 0; j < kTogether; ++j)
-        if (lane() < tokens[j]) token[j] = head.clusters.cluster_tokens[from[j] + lane()];
-#pragma unroll
       for (int j = 0; j < kTogether; ++j) {
-        if (lane() < tokens[j]) list[at[j] + lane()] = token[j];
-#pragma unroll 1
-        for (int t = lane() + kWarpSize; t < tokens[j]; t += kWarpSize) list[at[j] + t] = head.clusters.cluster_tokens[from[j] + t];
+        if (i + j * kSelectWarps >= count) break;
+        const ListedPiece piece = s.listed[i + j * kSelectWarps];
+        if (lane() < piece.count) list[piece.place + lane()] = token[j];
       }
     }
   }
@@ -366,12 +370,12 @@ struct RowSelector {
   // they only shape the sample, which is unbiased whatever they are.
   __device__ __forceinline__ float share_rest() const {
     float own = 0.0f;
-    for_each_weight([&](int cluster, const float (&weight)[kHeads]) {
+    for_each_weight([&](int cluster, int count, const float (&weight)[kHeads]) {
       if (!is_unread(cluster)) return;
       float largest = 0.0f;
 #pragma unroll
       for (int g = 0; g < kHeads; ++g)
-        if (g < group) largest = fmaxf(largest, share(weight[g], size[cluster], g) * s.inverse_rest[g]);
+        if (g < group) largest = fmaxf(largest, share(weight[g], count, g) * s.inverse_rest[g]);
       const uint32_t bits = __float_as_uint(largest) & 0xffff0000u;
       rest_share[cluster] = uint16_t(bits >> 16);
       own += __uint_as_float(bits);

@@ -11,11 +11,11 @@ namespace quorum::cuda {
 
 // Tiles in flight fill the shared memory: 16 tokens of keys and values for every warp and stage.
 struct LargeSharedMemory {  // compute capability 9.0 and 10.0: 227 KB a block
-  template <int kHeadDim>
-  using Attend = AttendPolicy<4, 3, kHeadDim <= 128 ? 2 : 1>;
+  template <int kHeadDim, int kHeadTiles>
+  using Attend = AttendPolicy<4, kHeadDim * kHeadTiles <= 256 ? 3 : 2, kHeadDim <= 128 ? 2 : 1>;  // a third tile would spill registers
 };
 struct SmallSharedMemory {  // 8.0: 163 KB
-  template <int kHeadDim>
+  template <int kHeadDim, int kHeadTiles>
   using Attend = AttendPolicy<4, 2, kHeadDim <= 128 ? 2 : 1>;
 };
 

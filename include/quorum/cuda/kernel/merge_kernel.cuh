@@ -170,7 +170,7 @@ __device__ __forceinline__ HeadWeight weigh_head(const StepParams& p, int row, i
 
 // Grid: (group_size, rows).
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ StepParams p) {
+__global__ void __launch_bounds__(kThreads, 2) merge_kernel(const __grid_constant__ StepParams p) {
   QUORUM_SHARED(MergeShared<kThreads>, s);
   const int g = int(blockIdx.x), row = int(blockIdx.y), group = p.group;
   let_next_kernel_start();

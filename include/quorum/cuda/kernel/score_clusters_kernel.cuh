@@ -16,12 +16,15 @@ struct ScoreShared {
   AttentionState always[kScoreWarps][kMaxGroupSize];
 };
 
-// Adds the weights of two clusters to a state.
+// Adds the weights of two clusters to a state. The maximum changes a few times only, so that most calls take no branch.
 __device__ __forceinline__ void add_clusters(AttentionState& state, const float (&weight)[2], const float (&size)[2]) {
-  const float max = larger_max(larger_max(state.max, weight[0]), weight[1]);
-  if (max == -kInfinity) return;
-  state.sum = state.sum * __expf(state.max - max) + size[0] * __expf(weight[0] - max) + size[1] * __expf(weight[1] - max);
-  state.max = max;
+  const float largest = larger_max(weight[0], weight[1]);
+  if (!(largest <= state.max)) {  // NaN too
+    state.sum *= fast_rescale(state.max, largest);
+    state.max = largest;
+  }
+  if (state.max == -kInfinity) return;
+  state.sum += size[0] * __expf(weight[0] - state.max) + size[1] * __expf(weight[1] - state.max);
 }
 
 // Log of the expected weight of a token for one block of clusters, to log_weight; sums to `state`, two heads a tile and lane.
@@ -30,7 +33,6 @@ __device__ __forceinline__ void score_block(const StepParams& p, int row, int bl
                                             const QueryFragment<kHeadDim> (&queries)[kHeadTiles],
                                             const QueryConstants (&constants)[kHeadTiles][2], AttentionState (&state)[kHeadTiles][2]) {
   const int lane = int(threadIdx.x) % kWarpSize;
-  const bool shared_variance = p.options.variance != VarianceModel::none;
   float* out = p.workspace.log_weight + (int64_t(row) * p.max_slots + block * kClusterBlock + lane / 4) * p.group;
 #pragma unroll
   for (int t = 0; t < kHeadTiles; ++t) {
@@ -44,8 +46,8 @@ __device__ __forceinline__ void score_block(const StepParams& p, int row, int bl
       float weight[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float score = float(dot[2 * i + j] - query.zero_dot) * (query.step * centroids.scale[i]) + query.mean_score;
-        weight[i] = token_log_weight(score, centroids.spread[i], shared_variance ? query.half_variance : 0.0f);
+        const float score = fmaf(float(dot[2 * i + j] - query.zero_dot), query.step * centroids.scale[i], query.mean_score);
+        weight[i] = token_log_weight(score, centroids.spread[i], query.half_variance);
         if (centroids.size[i] == 0.0f) weight[i] = -kInfinity;
         out[i * 8 * p.group + head] = weight[i];
       }
@@ -54,43 +56,52 @@ __device__ __forceinline__ void score_block(const StepParams& p, int row, int bl
   }
 }
 
-// Exact scores of this block's share of the always-read tokens, one warp a token; each lane has neighbouring pairs of coordinates.
+// Exact scores of this block's share of the always-read tokens, one warp a token and four heads; each lane has pairs of coordinates.
 template <int kHeadDim>
 __device__ __forceinline__ void score_always_tokens(const StepParams& p, int row, const FlatHeadView& head, ScoreShared& s) {
-  constexpr int kPairs = (kHeadDim / 2 + kWarpSize - 1) / kWarpSize;  // of a lane
+  constexpr int kPairs = (kHeadDim / 2 + kWarpSize - 1) / kWarpSize, kTogether = 4;
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
   const int sequence = p.sequence_of(row), kv_head = p.kv_head_of(row);
   const int num_always = head.num_always(p.kv.num_tokens[sequence]), step = p.score_tiles * kScoreWarps;
-  const float* queries = p.workspace.scaled_queries + int64_t(row) * kMaxGroupSize * kHeadDim;
+  const auto* queries = reinterpret_cast<const float2*>(p.workspace.scaled_queries + int64_t(row) * kMaxGroupSize * kHeadDim);
 #pragma unroll 1
-  for (int i = int(blockIdx.x) * kScoreWarps + warp; i < num_always; i += step) {
-    const auto* key = reinterpret_cast<const uint32_t*>(p.kv.key_row(p.kv.place(sequence, head.always_token(i)), kv_head));
-    float2 k[kPairs];
+  for (int first = 0; first < p.group; first += kTogether) {
+    float2 q[kTogether][kPairs];
 #pragma unroll
-    for (int c = 0; c < kPairs; ++c) {
-      const int pair = c * kWarpSize + lane;
-      const uint32_t word = 2 * pair < kHeadDim ? key[pair] : 0u;
-      k[c] = p.kv.type == ElementType::f16 ? unpack_f16(word) : unpack_bf16(word);
-    }
-#pragma unroll 1
-    for (int g = 0; g < p.group; ++g) {
-      float score = 0.0f;
+    for (int g = 0; g < kTogether; ++g)
 #pragma unroll
       for (int c = 0; c < kPairs; ++c) {
         const int pair = c * kWarpSize + lane;
-        if (2 * pair >= kHeadDim) continue;
-        const float2 q = reinterpret_cast<const float2*>(queries + g * kHeadDim)[pair];
-        score += k[c].x * q.x + k[c].y * q.y;
+        q[g][c] = first + g < p.group && 2 * pair < kHeadDim ? queries[(first + g) * (kHeadDim / 2) + pair] : float2{};
       }
-      score = warp_sum(score);
-      if (lane == 0) add_weight(s.always[warp][g], score, 1.0f);
+    AttentionState state;  // of head first + lane, in the first lanes
+#pragma unroll 1
+    for (int i = int(blockIdx.x) * kScoreWarps + warp; i < num_always; i += step) {
+      const auto* key = reinterpret_cast<const uint32_t*>(p.kv.key_row(p.kv.place(sequence, head.always_token(i)), kv_head));
+      float score[kTogether] = {};
+#pragma unroll
+      for (int c = 0; c < kPairs; ++c) {
+        const int pair = c * kWarpSize + lane;
+        const uint32_t word = 2 * pair < kHeadDim ? key[pair] : 0u;
+        const float2 k = p.kv.type == ElementType::f16 ? unpack_f16(word) : unpack_bf16(word);
+#pragma unroll
+        for (int g = 0; g < kTogether; ++g) score[g] += k.x * q[g][c].x + k.y * q[g][c].y;
+      }
+      float own = 0.0f;
+#pragma unroll
+      for (int g = 0; g < kTogether; ++g) {
+        const float sum = warp_sum(score[g]);
+        if (lane == g) own = sum;
+      }
+      add_weight(state, own, 1.0f);
     }
+    if (lane < kTogether && first + lane < p.group) s.always[warp][first + lane] = state;
   }
 }
 
 // Grid: (score_tiles, num_kv_heads, num_sequences).
 template <int kHeadDim, int kHeadTiles>
-__global__ void __launch_bounds__(kScoreThreads) score_clusters_kernel(const __grid_constant__ StepParams p) {
+__global__ void __launch_bounds__(kScoreThreads, 1) score_clusters_kernel(const __grid_constant__ StepParams p) {
   QUORUM_SHARED(ScoreShared, s);
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize, tile = int(blockIdx.x);
   const int row = int(blockIdx.z) * p.shape.num_kv_heads + int(blockIdx.y), step = p.score_tiles * kScoreWarps;
@@ -102,7 +113,6 @@ __global__ void __launch_bounds__(kScoreThreads) score_clusters_kernel(const __g
   const int num_blocks = is_sparse ? head.num_blocks() : 0;
   CentroidFragment<kHeadDim> centroids;
   if (block < num_blocks) centroids.load(clusters, block);  // no kernel of this step writes the index
-  if (lane < kMaxGroupSize) s.always[warp][lane] = {};
   wait_for_previous_kernel();
   if (!is_sparse) return;
 
@@ -113,9 +123,11 @@ __global__ void __launch_bounds__(kScoreThreads) score_clusters_kernel(const __g
   for (int t = 0; t < kHeadTiles; ++t) {
     queries[t].load(p.workspace.quantised + int64_t(row) * kMaxGroupSize * kHeadDim, t * 8);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) constants[t][j] = p.workspace.constants[row * kMaxGroupSize + t * 8 + lane % 4 * 2 + j];
+    for (int j = 0; j < 2; ++j) {
+      constants[t][j] = p.workspace.constants[row * kMaxGroupSize + t * 8 + lane % 4 * 2 + j];
+      if (p.options.variance == VarianceModel::none) constants[t][j].half_variance = 0.0f;
+    }
   }
-  __syncwarp();
   score_always_tokens<kHeadDim>(p, row, head, s);
 #pragma unroll 1
   for (; block < num_blocks; block += step) {

@@ -57,7 +57,7 @@ __device__ __forceinline__ void write_counts(const StepParams& p, int row, int l
 
 // Grid: (num_kv_heads, num_sequences). Shared: select_shared_bytes(). kHeads: group size rounded up to 4, 8 or 16.
 template <int kHeads>
-__global__ void __launch_bounds__(kSelectThreads) select_tokens_kernel(const __grid_constant__ StepParams p) {
+__global__ void __launch_bounds__(kSelectThreads, 1) select_tokens_kernel(const __grid_constant__ StepParams p) {
   const int group = p.group, row = int(blockIdx.y) * p.shape.num_kv_heads + int(blockIdx.x);
   auto* memory = dynamic_shared<unsigned char>();
   auto& s = *reinterpret_cast<SelectShared*>(memory);
