@@ -5,6 +5,7 @@
 #include "quorum/core/certificate.hpp"
 #include "quorum/core/step_bytes.hpp"
 #include "quorum/core/tail_estimate.hpp"
+#include "quorum/cuda/block/ptx.cuh"
 #include "quorum/cuda/block/state_sum.cuh"
 #include "quorum/cuda/block/work_list.cuh"
 #include "quorum/cuda/support/shared_memory.cuh"

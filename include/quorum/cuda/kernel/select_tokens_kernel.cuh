@@ -1,6 +1,7 @@
 // Second stage: what of a row is read, what enters by value means, what is drawn. One block a row; its result is the row's plan.
 #pragma once
 
+#include "quorum/cuda/block/ptx.cuh"
 #include "quorum/cuda/block/row_selector.cuh"
 #include "quorum/cuda/support/shared_memory.cuh"
 
