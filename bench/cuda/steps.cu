@@ -158,8 +158,8 @@ class StepBench {
       score = time([&](const Layer& layer) { check(cuda::score_clusters(params(layer), stream_), "bench", "score_clusters"); });
       select = time([&](const Layer& layer) { check(cuda::select_tokens(params(layer), stream_), "bench", "select_tokens"); });
     }
-    const double attend =
-        time([&](const Layer& layer) { check(cuda::sparse_attention(params(layer), decoder.device(), stream_), "bench", "sparse_attention"); });
+    const double attend = time(
+        [&](const Layer& layer) { check(cuda::sparse_attention(params(layer), decoder.device(), stream_), "bench", "sparse_attention"); });
     std::vector<HeadReport> reports(size_t(batch_) * kQueryHeads);
     check(cudaMemcpy(reports.data(), reports_.as<>(), reports.size() * sizeof(HeadReport), cudaMemcpyDeviceToHost), "bench", "cudaMemcpy");
     double tokens = 0.0, bytes = 0.0, all = 0.0;
@@ -170,8 +170,8 @@ class StepBench {
     }
     const double ratio = sparse ? dense_ / step : 1.0;
     std::printf("%7d x %d  %-28s %8.1f us  x%-5.2f  tokens %6.2f %%  bytes %6.2f %%  %5.2f TB/s  score %6.1f  select %6.1f  attend %6.1f\n",
-                num_tokens_, batch_, name.c_str(), step, ratio, 100.0 * tokens / double(batch_ * kKvHeads) / num_tokens_, 100.0 * bytes / all,
-                bytes / step * 1e-6, score, select, attend);
+                num_tokens_, batch_, name.c_str(), step, ratio, 100.0 * tokens / double(batch_ * kKvHeads) / num_tokens_,
+                100.0 * bytes / all, bytes / step * 1e-6, score, select, attend);
     json_ << (first_ ? "" : ",\n") << "    {\"tokens\": " << num_tokens_ << ", \"batch\": " << batch_ << ", \"case\": \"" << name
           << "\", \"microseconds\": " << step << ", \"ratio_to_own_dense\": " << ratio << ", \"bytes\": " << bytes
           << ", \"share_of_dense_bytes\": " << bytes / all << ", \"score\": " << score << ", \"select\": " << select

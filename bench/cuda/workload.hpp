@@ -17,8 +17,8 @@ class HostWorkload {
   ~HostWorkload();
 
   const AttentionShape& shape() const;
-  const KvCacheView& kv() const;      // [num_kv_heads][num_tokens][head_dim]
-  QueryView queries() const;          // several rows, f32
+  const KvCacheView& kv() const;  // [num_kv_heads][num_tokens][head_dim]
+  QueryView queries() const;      // several rows, f32
   const ClusterIndexView& index() const;
   int num_cluster_slots() const;
 

@@ -9,7 +9,7 @@ namespace quorum {
 // arrays that are not in blocks of 16 exist for padding clusters too.
 struct FlatHeadView {
   QueryMetricView metric;
-  SegmentView clusters;   // num_clusters: slots, a multiple of 16
+  SegmentView clusters;  // num_clusters: slots, a multiple of 16
   ValueMoments moments;
   int32_t begin_token = 0;  // indexed tokens: [begin_token, end_token)
   int32_t end_token = 0;

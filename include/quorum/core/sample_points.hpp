@@ -19,7 +19,8 @@ struct SamplePoints {
     return token < size ? token : size - 1;
   }
 
-  // The points of one set of query heads. The place in the batch is no part of the key: a sequence draws the same tokens wherever it stands.
+  // The points of one set of query heads. The place in the batch is no part of the key: a sequence draws the same tokens wherever it
+  // stands.
   QUORUM_HOST_DEVICE static SamplePoints of(uint64_t seed, int first_qo_head, int num_tokens, int num_sampled, int num_samples) {
     const uint64_t place = (uint64_t(first_qo_head) << 32) ^ uint64_t(num_tokens);
     return {mix_bits(seed ^ place) + uint64_t(num_sampled), num_samples};

@@ -28,7 +28,8 @@ class ClusterIndex {
     std::vector<std::byte> content(size_t(sizes.used()));
     Arena arena(memory_.as<>());
     for (int h = 0; h < host.num_kv_heads; ++h) flatten(host, h, arena, content.data(), views[size_t(h)]);
-    heads_ = put<FlatHeadView>(arena, content.data(), host.num_kv_heads, [&](FlatHeadView* out) { std::copy(views.begin(), views.end(), out); });
+    heads_ =
+        put<FlatHeadView>(arena, content.data(), host.num_kv_heads, [&](FlatHeadView* out) { std::copy(views.begin(), views.end(), out); });
     check(cudaMemcpy(memory_.as<>(), content.data(), content.size(), cudaMemcpyHostToDevice), "cuda::ClusterIndex", "cudaMemcpy");
   }
 
@@ -55,7 +56,7 @@ class ClusterIndex {
 
   // One array of all segments, `per_cluster` elements a cluster; rows that padding clusters lack are zero.
   template <class T>
-  const T* join(Arena& arena, std::byte* content, const ClusterHeadView& head, const T* SegmentView::* array, int64_t per_cluster,
+  const T* join(Arena& arena, std::byte* content, const ClusterHeadView& head, const T* SegmentView::*array, int64_t per_cluster,
                 bool padded) const {
     return put<T>(arena, content, head.num_cluster_slots() * per_cluster, [&](T* out) {
       for (int s = 0; s < head.num_segments; ++s) {
@@ -66,11 +67,10 @@ class ClusterIndex {
     });
   }
   // An array of row starts, counting on through the segments. Returns the number of entries behind it in `total`.
-  const int32_t* join_indptr(Arena& arena, std::byte* content, const ClusterHeadView& head, const int32_t* SegmentView::* array,
+  const int32_t* join_indptr(Arena& arena, std::byte* content, const ClusterHeadView& head, const int32_t* SegmentView::*array,
                              int64_t& total) const {
     total = 0;
-    for (int s = 0; s < head.num_segments; ++s)
-      total += (head.segments[s].*array)[head.segment_first[s + 1] - head.segment_first[s]];
+    for (int s = 0; s < head.num_segments; ++s) total += (head.segments[s].*array)[head.segment_first[s + 1] - head.segment_first[s]];
     return put<int32_t>(arena, content, int64_t(head.num_cluster_slots()) + 1, [&](int32_t* out) {
       int32_t before = 0;
       for (int s = 0; s < head.num_segments; ++s) {
@@ -82,8 +82,8 @@ class ClusterIndex {
   }
   // What the row starts lead to, `per_entry` elements each.
   template <class T>
-  const T* join_entries(Arena& arena, std::byte* content, const ClusterHeadView& head, const T* SegmentView::* array,
-                        const int32_t* SegmentView::* indptr, int64_t total, int64_t per_entry) const {
+  const T* join_entries(Arena& arena, std::byte* content, const ClusterHeadView& head, const T* SegmentView::*array,
+                        const int32_t* SegmentView::*indptr, int64_t total, int64_t per_entry) const {
     return put<T>(arena, content, total * per_entry, [&](T* out) {
       for (int s = 0; s < head.num_segments; ++s) {
         const int64_t count = (head.segments[s].*indptr)[head.segment_first[s + 1] - head.segment_first[s]] * per_entry;

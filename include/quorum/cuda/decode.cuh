@@ -9,7 +9,7 @@ namespace quorum::cuda {
 
 // One call's input; every pointer inside is to device memory.
 struct DecodeBatch {
-  QueryView queries;                    // [num_sequences] rows; f32, f16 or bf16, rounded to the type of the keys when they meet
+  QueryView queries;  // [num_sequences] rows; f32, f16 or bf16, rounded to the type of the keys when they meet
   PagedKvView kv;
   const FlatHeadView* heads = nullptr;  // [num_sequences][num_kv_heads], see ClusterIndex::heads(); null: attend densely
   int num_sequences = 0;
@@ -108,8 +108,8 @@ class Decoder {
     const int slots = limits.max_clusters > 0 ? limits.max_clusters : limits.max_tokens / 8 + kClusterBlock;
     p.max_slots = int(round_up(slots, kClusterBlock));
     const int64_t most_shared = (device.large_shared_memory ? 227 : 163) * 1024;
-    require(select_shared_bytes(p.group, p.max_slots) <= most_shared, function,
-            "limits.max_clusters", "so many that two bytes each fit into a block's shared memory", p.max_slots);
+    require(select_shared_bytes(p.group, p.max_slots) <= most_shared, function, "limits.max_clusters",
+            "so many that two bytes each fit into a block's shared memory", p.max_slots);
     p.attend_blocks = device.attend_blocks(shape.head_dim);
     const bool samples = options.certificate.enabled || options.tail == Tail::calibrated;
     p.num_draws = samples ? samples_per_round(options) : 0;

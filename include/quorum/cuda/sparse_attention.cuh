@@ -17,8 +17,10 @@ cudaError_t dispatch_attend(const AttentionShape& shape, ElementType type, const
       using Large = LargeSharedMemory::Attend<head_dim(), head_tiles()>;
       using Small = SmallSharedMemory::Attend<head_dim(), head_tiles()>;
       if (device.large_shared_memory)
-        return run(attend_kernel<T, head_dim(), head_tiles(), Large>, Large(), attend_shared_bytes<head_dim(), head_tiles(), Large>(num_rows));
-      return run(attend_kernel<T, head_dim(), head_tiles(), Small>, Small(), attend_shared_bytes<head_dim(), head_tiles(), Small>(num_rows));
+        return run(attend_kernel<T, head_dim(), head_tiles(), Large>, Large(),
+                   attend_shared_bytes<head_dim(), head_tiles(), Large>(num_rows));
+      return run(attend_kernel<T, head_dim(), head_tiles(), Small>, Small(),
+                 attend_shared_bytes<head_dim(), head_tiles(), Small>(num_rows));
     });
   });
 }

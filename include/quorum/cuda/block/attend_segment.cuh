@@ -19,7 +19,7 @@ struct WarpTiles {
 // The row's queries for score_tile(), by the whole block; a barrier must follow.
 template <class T, int kHeadDim, int kHeadTiles>
 __device__ __forceinline__ void load_tile_queries(const StepParams& p, int row, T* queries) {
-  for_each_query_piece<kHeadDim>(p, row, 8 * kHeadTiles, [&](int head, int c, const float (&q)[8]) {
+  for_each_query_piece<kHeadDim>(p, row, 8 * kHeadTiles, [&](int head, int c, const float(&q)[8]) {
     *reinterpret_cast<uint4*>(queries + head * kTileStride<kHeadDim> + c) = {pack<T>(q[0], q[1]), pack<T>(q[2], q[3]), pack<T>(q[4], q[5]),
                                                                              pack<T>(q[6], q[7])};
   });
@@ -199,9 +199,7 @@ __device__ __forceinline__ void attend_tail(const StepParams& p, int row, const 
   for (int t = 0; t < kHeadTiles; ++t)
 #pragma unroll
     for (int j = 0; j < 2; ++j) state.max[t][j] = 0.0f;
-  const auto cluster_of = [&](int i) {
-    return i < num_own ? list[min(own[i] * kTileTokens + lane % kTileTokens, plan.num_tail - 1)] : 0;
-  };
+  const auto cluster_of = [&](int i) { return i < num_own ? list[min(own[i] * kTileTokens + lane % kTileTokens, plan.num_tail - 1)] : 0; };
   const auto count_of = [&](int i) { return plan.num_tail - own[i] * kTileTokens; };
   constexpr bool kAhead = kHeadDim <= 128;  // beyond, two tiles do not fit into the registers
   TailTile<kHeadDim, kHeadTiles> current;

@@ -18,7 +18,7 @@ inline constexpr float kLog2e = 1.44269504f;
 template <int kHeadDim>
 inline constexpr int kTileStride = kHeadDim + 8;  // in elements of 2 bytes
 template <int kHeadDim>
-inline constexpr int kTileElements = kTileTokens * kTileStride<kHeadDim>;
+inline constexpr int kTileElements = kTileTokens* kTileStride<kHeadDim>;
 
 // Scores of a tile: score[t][2 i + j] is that of token lane / 4 + 8 i and head 8 t + 2 (lane % 4) + j. queries: [8 kHeadTiles] rows of
 // kTileStride, in shared memory like the keys.
@@ -50,8 +50,8 @@ __device__ __forceinline__ void score_tile(const T* keys, const T* queries, floa
 // Maximum, sum and weighted values of all tiles so far.
 template <int kHeadDim, int kHeadTiles>
 struct TileState {
-  float max[kHeadTiles][2];  // of scores in units of log2(e)
-  float sum[kHeadTiles][2];  // the lane's tokens only
+  float max[kHeadTiles][2];                    // of scores in units of log2(e)
+  float sum[kHeadTiles][2];                    // the lane's tokens only
   float output[kHeadDim / 16][kHeadTiles][4];  // coordinates lane / 4 + 8 i of every 16
 
   __device__ __forceinline__ void clear() {

@@ -15,9 +15,10 @@ struct HeadRows {
   int page_size;
 
   __device__ __forceinline__ HeadRows(const PagedKvView& kv, int sequence, int kv_head)
-      : page_indices(kv.page_indices == nullptr ? nullptr
-                                                : kv.page_indices + (kv.page_indptr != nullptr ? int64_t(kv.page_indptr[sequence])
-                                                                                               : int64_t(sequence) * kv.pages_per_sequence)),
+      : page_indices(kv.page_indices == nullptr
+                         ? nullptr
+                         : kv.page_indices +
+                               (kv.page_indptr != nullptr ? int64_t(kv.page_indptr[sequence]) : int64_t(sequence) * kv.pages_per_sequence)),
         key_page_stride(kv.key_page_stride),
         key_token_stride(kv.key_token_stride),
         value_page_stride(kv.value_page_stride),
@@ -49,7 +50,8 @@ __device__ __forceinline__ const std::byte* shuffle_pointer(const std::byte* poi
   return reinterpret_cast<const std::byte*>(__shfl_sync(kFullMask, reinterpret_cast<unsigned long long>(pointer), lane));
 }
 
-// Asks for the rows; `row` is TileRows::key or value. Rows from `count` on become zeros, but must be readable. 128-bit copies, neighbouring lanes in one row.
+// Asks for the rows; `row` is TileRows::key or value. Rows from `count` on become zeros, but must be readable. 128-bit copies, neighbouring
+// lanes in one row.
 template <int kHeadDim, class T>
 __device__ __forceinline__ void gather_rows(const std::byte* row, int count, T* tile) {
   constexpr int kPieces = kHeadDim / 8;  // of 16 bytes

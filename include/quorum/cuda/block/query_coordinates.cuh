@@ -1,5 +1,5 @@
-// A row's queries in the coordinates of its index: transformed, rotated, rounded to int8 (algorithm.md eq. 3 and 4). One block, all heads of
-// the group.
+// A row's queries in the coordinates of its index: transformed, rotated, rounded to int8 (algorithm.md eq. 3 and 4). One block, all heads
+// of the group.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -14,10 +14,10 @@ namespace quorum::cuda {
 // Shared memory of a block; int8 rows of heads beyond the group are zero.
 template <int kHeadDim>
 struct QueryCoordinates {
-  float query[kMaxGroupSize][kHeadDim];        // scaled by sm_scale
-  float transformed[kMaxGroupSize][kHeadDim];  // y = inverse * q
+  float query[kMaxGroupSize][kHeadDim];                              // scaled by sm_scale
+  float transformed[kMaxGroupSize][kHeadDim];                        // y = inverse * q
   float mean_key[kHeadDim], eigenvalues[kHeadDim], signs[kHeadDim];  // of the metric
-  float rotated[kMaxGroupSize][kHeadDim];      // q'
+  float rotated[kMaxGroupSize][kHeadDim];                            // q'
   alignas(16) int8_t quantised[kMaxGroupSize][kHeadDim];
   QueryConstants constants[kMaxGroupSize];
 };
@@ -35,9 +35,7 @@ __device__ __forceinline__ void load_eight(const std::byte* row, ElementType typ
   const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
-    const float2 pair = type == ElementType::f16
-                            ? unpack_f16(words[w])
-                            : unpack_bf16(words[w]);
+    const float2 pair = type == ElementType::f16 ? unpack_f16(words[w]) : unpack_bf16(words[w]);
     out[2 * w] = pair.x;
     out[2 * w + 1] = pair.y;
   }
@@ -189,7 +187,7 @@ __device__ __forceinline__ void prepare_queries(const StepParams& p, int row, co
     s.eigenvalues[c] = metric.eigenvalues[c];
     s.signs[c] = metric.signs[c];
   }
-  for_each_query_piece<kHeadDim>(p, row, int(round_up(group, 4)), [&](int head, int c, const float (&piece)[8]) {
+  for_each_query_piece<kHeadDim>(p, row, int(round_up(group, 4)), [&](int head, int c, const float(&piece)[8]) {
     for (int i = 0; i < 8; ++i) s.query[head][c + i] = piece[i] * p.shape.sm_scale;
   });
   transform_queries<kHeadDim>(metric, group, s, [] { __syncthreads(); });

@@ -27,18 +27,18 @@ struct RowPlan {
   int32_t first_listed = 0;  // entries before it were attended in an earlier round
   int32_t num_listed = 0;    // entries of the list; on a dense path all tokens, and no list is needed
   int32_t num_draws = 0;
-  int32_t num_tail = 0;      // clusters whose value means are read
-  int32_t num_sampled = 0;   // tokens drawn in all rounds
-  int32_t num_rounds = 0;    // widenings
-  int32_t first_round = 0;   // partial results of rounds before it do not count
-  OrderCut cut;              // clusters before it are listed
+  int32_t num_tail = 0;                  // clusters whose value means are read
+  int32_t num_sampled = 0;               // tokens drawn in all rounds
+  int32_t num_rounds = 0;                // widenings
+  int32_t first_round = 0;               // partial results of rounds before it do not count
+  OrderCut cut;                          // clusters before it are listed
   uint32_t listed_steps[kMaxGroupSize];  // estimated shares of listed clusters, in steps of 2^-30
-  float reference[kMaxGroupSize];    // log of the unit of weights
-  float read[kMaxGroupSize];         // weight of what is listed, as far as it is known exactly
-  float rest[kMaxGroupSize];         // estimated weight of what is not
-  float rest_factor[kMaxGroupSize];  // correction of `rest` by the sample of the round before
-  float used_rest[kMaxGroupSize];    // of the rest, what the tail's clusters hold
-  bool misses[kMaxGroupSize];        // the head's bound misses the target: by merge, for the next round
+  float reference[kMaxGroupSize];        // log of the unit of weights
+  float read[kMaxGroupSize];             // weight of what is listed, as far as it is known exactly
+  float rest[kMaxGroupSize];             // estimated weight of what is not
+  float rest_factor[kMaxGroupSize];      // correction of `rest` by the sample of the round before
+  float used_rest[kMaxGroupSize];        // of the rest, what the tail's clusters hold
+  bool misses[kMaxGroupSize];            // the head's bound misses the target: by merge, for the next round
 };
 
 // One token drawn from the rest, and how many tokens it stands for.
@@ -49,40 +49,40 @@ struct TokenDraw {
 
 // What scoring needs of a query head besides its int8 coordinates.
 struct QueryConstants {
-  float mean_score;      // q . mean_key
-  float half_variance;   // half the score variance of a cluster of spread 1
-  float square;          // |q'|^2
-  float step;            // value of one step of the int8 query
-  int32_t zero_dot;      // what the centroids' zero point adds to a dot product
+  float mean_score;     // q . mean_key
+  float half_variance;  // half the score variance of a cluster of spread 1
+  float square;         // |q'|^2
+  float step;           // value of one step of the int8 query
+  int32_t zero_dot;     // what the centroids' zero point adds to a dot product
 };
 
 // Where the stages leave their results: device memory of the caller.
 struct StepWorkspace {
-  int8_t* quantised = nullptr;                // [rows][16][head_dim], q' in steps, zero for heads beyond the group
-  QueryConstants* constants = nullptr;        // [rows][16]
-  float* scaled_queries = nullptr;            // [rows][16][head_dim], q times sm_scale; heads beyond the group are not there
-  float* log_weight = nullptr;                // [rows][max_slots][group], log of the expected weight of a token
-  AttentionState* cluster_weight = nullptr;   // [rows][score_tiles][group], sums over clusters
-  AttentionState* always_weight = nullptr;    // [rows][score_tiles][group], sums over always-read tokens
-  RowPlan* plan = nullptr;                    // [rows]
-  int32_t* tokens = nullptr;                  // [rows][max_tokens]
-  int32_t* tail_clusters = nullptr;           // [rows][max_slots]
-  TokenDraw* draws = nullptr;                 // [rows][num_draws]
-  int32_t* counts = nullptr;                  // [rows][3], tokens to attend, clusters of the tail and draws of this round
-  float* draw_weight = nullptr;               // [rows][num_draws][group], log of the drawn token's weight
-  int32_t* tile_indptr = nullptr;             // [rounds][3 rows + 1], tiles of the segments before each
-  AttentionState* partial_state = nullptr;    // [rounds][attend_blocks + 3 rows][group]
-  float* partial_output = nullptr;            // [rounds][attend_blocks + 3 rows][group][head_dim], in units of exp(state's max)
+  int8_t* quantised = nullptr;               // [rows][16][head_dim], q' in steps, zero for heads beyond the group
+  QueryConstants* constants = nullptr;       // [rows][16]
+  float* scaled_queries = nullptr;           // [rows][16][head_dim], q times sm_scale; heads beyond the group are not there
+  float* log_weight = nullptr;               // [rows][max_slots][group], log of the expected weight of a token
+  AttentionState* cluster_weight = nullptr;  // [rows][score_tiles][group], sums over clusters
+  AttentionState* always_weight = nullptr;   // [rows][score_tiles][group], sums over always-read tokens
+  RowPlan* plan = nullptr;                   // [rows]
+  int32_t* tokens = nullptr;                 // [rows][max_tokens]
+  int32_t* tail_clusters = nullptr;          // [rows][max_slots]
+  TokenDraw* draws = nullptr;                // [rows][num_draws]
+  int32_t* counts = nullptr;                 // [rows][3], tokens to attend, clusters of the tail and draws of this round
+  float* draw_weight = nullptr;              // [rows][num_draws][group], log of the drawn token's weight
+  int32_t* tile_indptr = nullptr;            // [rounds][3 rows + 1], tiles of the segments before each
+  AttentionState* partial_state = nullptr;   // [rounds][attend_blocks + 3 rows][group]
+  float* partial_output = nullptr;           // [rounds][attend_blocks + 3 rows][group][head_dim], in units of exp(state's max)
 };
 
 struct StepParams {
   AttentionShape shape;  // sm_scale resolved
   DecodeOptions options;
-  QueryView queries;                    // rows [num_sequences]
+  QueryView queries;  // rows [num_sequences]
   PagedKvView kv;
   const FlatHeadView* heads = nullptr;  // [num_sequences][num_kv_heads]; null: attend densely
   AttentionOutput out;
-  HeadReport* reports = nullptr;        // [num_sequences][num_qo_heads], or null
+  HeadReport* reports = nullptr;  // [num_sequences][num_qo_heads], or null
   StepWorkspace workspace;
   int group = 1;  // shape.group_size(), which costs a division
   int num_sequences = 0;

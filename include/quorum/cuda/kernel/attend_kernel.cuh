@@ -18,7 +18,8 @@ struct AttendPolicy {
 
 template <int kHeadDim, int kHeadTiles, class Policy>
 int64_t attend_shared_bytes(int num_rows) {
-  return int64_t(Policy::kWarps) * Policy::kStages * 2 * kTileElements<kHeadDim> * 2 + 8 * kHeadTiles * kTileStride<kHeadDim> * 2 + (kSegmentKinds * int64_t(num_rows) + 1) * 4;
+  return int64_t(Policy::kWarps) * Policy::kStages * 2 * kTileElements<kHeadDim> * 2 + 8 * kHeadTiles * kTileStride<kHeadDim> * 2 +
+         (kSegmentKinds * int64_t(num_rows) + 1) * 4;
 }
 
 // Joins the warps' states and writes the block's part of a segment. `scratch`: the tiles' memory, which no one uses any more.

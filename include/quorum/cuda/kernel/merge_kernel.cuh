@@ -14,7 +14,7 @@ namespace quorum::cuda {
 
 inline constexpr int kMergeThreads = 256;
 inline constexpr int kMergedAtOnce = 128;  // partial results whose factors are in shared memory together
-inline constexpr int kMaxRounds = 3;  // attend, widen once, densely
+inline constexpr int kMaxRounds = 3;       // attend, widen once, densely
 
 // Partial results of one segment in one round: `count` of them from `first` on.
 struct PartialRange {
@@ -52,8 +52,8 @@ __device__ __forceinline__ SampledRest sum_draws(const StepParams& p, int row, i
 // What is known of a head's weight, in units of exp(reference).
 struct HeadWeight {
   float read = 0.0f;
-  float rest = 0.0f;        // by estimate
-  float believed = 0.0f;    // by sample and estimate
+  float rest = 0.0f;      // by estimate
+  float believed = 0.0f;  // by sample and estimate
   float upper_bound = 0.0f;
   bool sampled = false;
 };

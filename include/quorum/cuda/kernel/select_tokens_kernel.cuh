@@ -2,6 +2,7 @@
 #pragma once
 
 #include "quorum/cuda/block/ptx.cuh"
+#include "quorum/cuda/block/row_lists.cuh"
 #include "quorum/cuda/block/row_selector.cuh"
 #include "quorum/cuda/support/shared_memory.cuh"
 
@@ -75,8 +76,9 @@ __global__ void __launch_bounds__(kSelectThreads, 1) select_tokens_kernel(const 
   const FlatHeadView& head = p.heads[row];
   const int slots = head.clusters.num_clusters, run = (slots + kSelectThreads - 1) / kSelectThreads;
   const int first = min(slots, int(threadIdx.x) * run), last = min(slots, first + run);
-  const RowSelector<kHeads> select{p, s, {sums}, bucket, bucket + p.max_slots, bucket + 2 * p.max_slots, head, plan, row, group, first, last};
-  if (!select.sum_weights()) {
+  const RowClusters<kHeads> clusters{p,   s,     {sums}, bucket, bucket + p.max_slots, bucket + 2 * p.max_slots, head, plan,
+                                     row, group, first,  last};
+  if (!clusters.sum_weights()) {
     if (threadIdx.x == 0) {
       start_plan(p, row, DecodePath::dense_by_numerics, plan);
       write_counts(p, row, plan.num_listed, 0, 0);
@@ -86,13 +88,15 @@ __global__ void __launch_bounds__(kSelectThreads, 1) select_tokens_kernel(const 
   if (p.round == 0)
     for (int i = int(threadIdx.x); i < plan.num_always; i += kSelectThreads)
       p.workspace.tokens[int64_t(row) * p.max_tokens + i] = head.always_token(i);
-  select.fill_histogram();
+  clusters.fill_histogram();
+  const RowSelector<kHeads> select{clusters};
   select.set_wanted();
   OrderCut cut;
   select.choose(cut);
   const int tail_bucket = select.find_tail();
-  select.write_lists(tail_bucket);
-  if (p.num_draws > 0) select.draw_tokens(run);
+  const RowLists<kHeads> lists{clusters};
+  lists.write_lists(tail_bucket);
+  if (p.num_draws > 0) lists.draw_tokens(run);
   if (threadIdx.x == 0) {
     plan.cut = cut;
     plan.complete = s.chosen[group] == uint32_t(head.end_token - head.begin_token);

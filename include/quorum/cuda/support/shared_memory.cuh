@@ -8,7 +8,7 @@
 
 // QUORUM_SHARED(float[32], sums): static shared memory of a block, named `sums`.
 // Raw memory: shared variables cannot be initialised, and types with initialisers of their own would be refused.
-#define QUORUM_SHARED(type, name)                                                                                      \
+#define QUORUM_SHARED(type, name)                                                                                                    \
   __shared__ __align__(alignof(::quorum::cuda::SameType<type>)) unsigned char name##_memory[sizeof(::quorum::cuda::SameType<type>)]; \
   ::quorum::cuda::SameType<type>& name = *reinterpret_cast<::quorum::cuda::SameType<type>*>(name##_memory)
 

@@ -1,0 +1,147 @@
+// What a choice comes to, written down by one block: tokens to attend, clusters that lend their value means, drawn tokens
+// (algorithm.md eq. 8).
+#pragma once
+
+#include "quorum/core/certificate.hpp"
+#include "quorum/core/sample_points.hpp"
+#include "quorum/cuda/block/row_clusters.cuh"
+
+namespace quorum::cuda {
+
+template <int kHeads>
+struct RowLists : RowClusters<kHeads> {
+  using Base = RowClusters<kHeads>;
+  using Base::bucket, Base::first, Base::group, Base::head, Base::lane, Base::last, Base::log_weights, Base::p, Base::plan, Base::row,
+      Base::s, Base::share, Base::size, Base::warp, Base::rest_share;
+
+  // Tokens of the clusters chosen in this round, by cluster id, behind those of the list; and the tail's clusters.
+  __device__ __forceinline__ void write_lists(int tail_bucket) const {
+    constexpr int kTokenBits = 22, kPieceBits = 21;
+    constexpr unsigned long long kTokenMask = (1ull << kTokenBits) - 1, kPieceMask = (1ull << kPieceBits) - 1;
+    unsigned long long own = 0, total = 0;  // tokens, pieces, clusters of the tail
+#pragma unroll 1
+    for (int cluster = first; cluster < last; ++cluster) {
+      if (bucket[cluster] == kListedNow) own += (static_cast<unsigned long long>(pieces_of(cluster)) << kTokenBits) + size[cluster];
+      if (int(bucket[cluster]) <= tail_bucket) own += 1ull << (kTokenBits + kPieceBits);
+    }
+    const unsigned long long start = block_exclusive_sum<kSelectThreads>(own, total, s.warp_sums);
+    const int num_pieces = int(total >> kTokenBits & kPieceMask), begin = plan.num_listed;
+    int32_t* list = p.workspace.tokens + int64_t(row) * p.max_tokens + begin;
+    int32_t* tail = p.workspace.tail_clusters + int64_t(row) * p.max_slots;
+#pragma unroll 1
+    for (int part = 0; part == 0 || part < num_pieces; part += kListedAtOnce) {
+      int at = int(start >> kTokenBits & kPieceMask) - part, at_tail = int(start >> (kTokenBits + kPieceBits));
+      uint32_t place = uint32_t(start & kTokenMask);
+#pragma unroll 1
+      for (int cluster = first; cluster < last; ++cluster) {
+        if (part == 0 && int(bucket[cluster]) <= tail_bucket) tail[at_tail++] = cluster;
+        if (bucket[cluster] != kListedNow) continue;
+        const int count = size[cluster];
+#pragma unroll 1
+        for (int offset = 0; offset < count; offset += kWarpSize, ++at)
+          if (at >= 0 && at < kListedAtOnce) s.listed[at] = {cluster, offset, place + uint32_t(offset), min(kWarpSize, count - offset)};
+        place += uint32_t(count);
+      }
+      __syncthreads();
+      expand(list, min(kListedAtOnce, num_pieces - part));
+      __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+      plan.first_listed = p.round == 0 ? 0 : begin;
+      plan.num_listed = begin + int(total & kTokenMask);
+      plan.num_tail = int(total >> (kTokenBits + kPieceBits));
+    }
+  }
+  __device__ __forceinline__ int pieces_of(int cluster) const { return (size[cluster] + kWarpSize - 1) / kWarpSize; }
+
+  // Copies the tokens of `count` pieces: a warp a piece, several on their way together. Clusters differ in size, pieces hardly.
+  __device__ __forceinline__ void expand(int32_t* list, int count) const {
+    constexpr int kTogether = 8;
+    for (int i = int(threadIdx.x); i < count; i += kSelectThreads) s.listed[i].first += head.clusters.cluster_indptr[s.listed[i].cluster];
+    __syncthreads();
+#pragma unroll 1
+    for (int i = warp(); i < count; i += kTogether * kSelectWarps) {
+      int32_t token[kTogether];
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        const ListedPiece piece = s.listed[min(i + j * kSelectWarps, count - 1)];
+        token[j] = head.clusters.cluster_tokens[piece.first + min(lane(), piece.count - 1)];
+      }
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        if (i + j * kSelectWarps >= count) break;
+        const ListedPiece piece = s.listed[i + j * kSelectWarps];
+        if (lane() < piece.count) list[piece.place + lane()] = token[j];
+      }
+    }
+  }
+
+  __device__ __forceinline__ bool is_unread(int cluster) const { return bucket[cluster] < kListedNow; }
+  // Shares of the rest of all unread clusters, the largest over the heads, to `rest_share`; returns the sum over the whole block. As bf16:
+  // they only shape the sample, which is unbiased whatever they are.
+  __device__ __forceinline__ float share_rest() const {
+    float own = 0.0f;
+    for_each_weight([&](int cluster, int count, const float(&weight)[kHeads]) {
+      if (!is_unread(cluster)) return;
+      float largest = 0.0f;
+#pragma unroll
+      for (int g = 0; g < kHeads; ++g)
+        if (g < group) largest = fmaxf(largest, share(weight[g], count, g) * s.inverse_rest[g]);
+      const uint32_t bits = __float_as_uint(largest) & 0xffff0000u;
+      rest_share[cluster] = uint16_t(bits >> 16);
+      own += __uint_as_float(bits);
+    });
+    own = warp_sum(own);
+    if (lane() == 0) s.rest_sum[warp()] = own;
+    __syncthreads();
+    float sum = 0.0f;
+    for (int w = 0; w < kSelectWarps; ++w) sum += s.rest_sum[w];
+    return sum;
+  }
+
+  // Draws one token for each stratum of the rest's distribution, a mixture of estimated weight and size; a thread a stratum. Probabilities
+  // are integers, so that the strata meet without gaps.
+  __device__ __forceinline__ void draw_tokens(int run) const {
+    constexpr float kUnit = 0x1p40f;
+    const float unread = float(head.end_token - head.begin_token) - float(s.chosen[group]);
+    const DrawRule rule = draw_rule(double(share_rest()), double(unread));
+    const float per_share = float(rule.per_share) * kUnit, per_token = float(rule.per_token) * kUnit;
+    const auto probability = [&](int cluster) {
+      const float share = __uint_as_float(uint32_t(rest_share[cluster]) << 16);
+      return is_unread(cluster) ? static_cast<unsigned long long>(share * per_share + float(size[cluster]) * per_token) : 0ull;
+    };
+    unsigned long long own = 0, total = 0;
+#pragma unroll 1
+    for (int cluster = first; cluster < last; ++cluster) own += probability(cluster);
+    s.draw_start[threadIdx.x] = block_exclusive_sum<kSelectThreads>(own, total, s.warp_sums);
+    __syncthreads();
+    const int num_draws = total == 0 ? 0 : p.num_draws, stratum = int(threadIdx.x);
+    if (stratum < num_draws) {
+      const SamplePoints points = SamplePoints::of(p.options.seed, p.kv_head_of(row) * group, plan.num_tokens, plan.num_sampled, num_draws);
+      const auto point = static_cast<unsigned long long>(points.point(stratum) * double(total));
+      int low = 0;  // the last thread whose clusters begin at or before the point
+#pragma unroll 1
+      for (int high = kSelectThreads - 1; low < high;) {
+        const int middle = (low + high + 1) / 2;
+        if (s.draw_start[middle] <= point)
+          low = middle;
+        else
+          high = middle - 1;
+      }
+      int cluster = low * run;
+      unsigned long long end = s.draw_start[low] + probability(cluster);
+#pragma unroll 1
+      while (end <= point) end += probability(++cluster);
+      const int count = size[cluster], token = head.clusters.cluster_indptr[cluster] + points.token_of(stratum, count);
+      const float scale = float(count) * float(total) / (float(probability(cluster)) * float(num_draws));
+      p.workspace.draws[int64_t(row) * p.num_draws + stratum] = {head.clusters.cluster_tokens[token], scale};
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      plan.num_draws = num_draws;
+      plan.num_sampled += num_draws;
+    }
+  }
+};
+
+}  // namespace quorum::cuda
