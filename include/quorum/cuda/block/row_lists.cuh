@@ -81,7 +81,7 @@ struct RowLists : RowClusters<kHeads> {
   // they only shape the sample, which is unbiased whatever they are.
   __device__ __forceinline__ float share_rest() const {
     float own = 0.0f;
-    for_each_weight([&](int cluster, int count, const float(&weight)[kHeads]) {
+    this->for_each_weight([&](int cluster, int count, const float(&weight)[kHeads]) {
       if (!is_unread(cluster)) return;
       float largest = 0.0f;
 #pragma unroll
@@ -107,8 +107,8 @@ struct RowLists : RowClusters<kHeads> {
     const DrawRule rule = draw_rule(double(share_rest()), double(unread));
     const float per_share = float(rule.per_share) * kUnit, per_token = float(rule.per_token) * kUnit;
     const auto probability = [&](int cluster) {
-      const float share = __uint_as_float(uint32_t(rest_share[cluster]) << 16);
-      return is_unread(cluster) ? static_cast<unsigned long long>(share * per_share + float(size[cluster]) * per_token) : 0ull;
+      const float of_rest = __uint_as_float(uint32_t(rest_share[cluster]) << 16);
+      return is_unread(cluster) ? static_cast<unsigned long long>(of_rest * per_share + float(size[cluster]) * per_token) : 0ull;
     };
     unsigned long long own = 0, total = 0;
 #pragma unroll 1
