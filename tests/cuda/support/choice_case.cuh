@@ -19,8 +19,16 @@ class ChoiceCase {
 
   // sizes: of the clusters, a multiple of 16. log_weights: [cluster][group]. always: log weight of what is always read, for all heads.
   ChoiceCase(std::vector<int> sizes, std::vector<float> log_weights, int group, float always, const DecodeOptions& options)
-      : sizes_(std::move(sizes)), log_weights_(std::move(log_weights)), group_(group), always_(always), indexed_(std::accumulate(sizes_.begin(), sizes_.end(), 0)),
-        size_(std::vector<float>(sizes_.begin(), sizes_.end())), indptr_(first_tokens()), tokens_(reversed(indexed_)), num_tokens_(std::vector<int32_t>{num_tokens()}), head_(1) {
+      : sizes_(std::move(sizes)),
+        log_weights_(std::move(log_weights)),
+        group_(group),
+        always_(always),
+        indexed_(std::accumulate(sizes_.begin(), sizes_.end(), 0)),
+        size_(std::vector<float>(sizes_.begin(), sizes_.end())),
+        indptr_(first_tokens()),
+        tokens_(reversed(indexed_)),
+        num_tokens_(std::vector<int32_t>{num_tokens()}),
+        head_(1) {
     FlatHeadView head;
     head.clusters.num_clusters = num_clusters();
     head.clusters.size = size_.data();

@@ -18,7 +18,8 @@ inline cuda::DeviceTuning small_device(int num_processors = 3) {
 
 class StepCase {
  public:
-  StepCase(const HostCase& host, const DeviceCase& on_device, const DecodeOptions& options, const cuda::DeviceTuning& device = small_device())
+  StepCase(const HostCase& host, const DeviceCase& on_device, const DecodeOptions& options,
+           const cuda::DeviceTuning& device = small_device())
       : host_(host), device_(device) {
     const CaseOptions& o = host.options();
     const DecodeLimits limits = on_device.limits();
