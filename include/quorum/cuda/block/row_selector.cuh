@@ -50,7 +50,7 @@ struct RowSelector : RowClusters<kHeads> {
       uint32_t value = 0;
       if (place < s.num_members) {
         const int cluster = members[place], count = size[cluster];
-        value = column < group ? to_steps(share(log_weights(cluster)[column], count, column)) : uint32_t(count);
+        value = column < group ? this->to_steps(share(log_weights(cluster)[column], count, column)) : uint32_t(count);
       }
       const uint32_t through = before + warp_inclusive_sum(value);
       if (take(through, place)) return;
