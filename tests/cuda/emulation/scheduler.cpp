@@ -64,7 +64,10 @@ struct Warp {
 
 Fiber scheduler;
 std::vector<std::unique_ptr<Thread>> threads;
-std::vector<unsigned> ready;  // ranks of the threads that can go on; those before first_ready have gone
+struct Rank {  // a type of this file's own: a std::vector of a common one might be linked in from a file that the thread sanitizer watches
+  unsigned of_thread;
+};
+std::vector<Rank> ready;  // of the threads that can go on; those before first_ready have gone
 size_t first_ready = 0;
 Warp warps[kMaxThreads / kLanes];
 std::vector<Thread*> at_barrier;
@@ -101,7 +104,7 @@ bool same_place(Site a, Site b) {
 void make_ready(Thread& thread) {
   thread.state = State::ready;
   thread.wait.operation = nullptr;
-  ready.push_back(thread.rank);
+  ready.push_back({thread.rank});
 }
 
 // The thread to go on, or null.
@@ -109,7 +112,7 @@ Thread* take_ready() {
   const size_t count = ready.size() - first_ready;
   if (count == 0) return nullptr;
   if (settings().order == ThreadOrder::forward) {
-    Thread* thread = threads[ready[first_ready++]].get();
+    Thread* thread = threads[ready[first_ready++].of_thread].get();
     if (count == 1) {
       ready.clear();
       first_ready = 0;
@@ -117,7 +120,7 @@ Thread* take_ready() {
     return thread;
   }
   const size_t place = settings().order == ThreadOrder::reverse ? ready.size() - 1 : first_ready + generator() % count;
-  Thread* thread = threads[ready[place]].get();
+  Thread* thread = threads[ready[place].of_thread].get();
   ready[place] = ready.back();
   ready.pop_back();
   return thread;

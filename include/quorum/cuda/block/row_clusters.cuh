@@ -83,7 +83,7 @@ struct RowClusters {
       if (lane() == 0) {
         s.log_total[g] = total.lse();
         s.unit_share[g] = 1.0f / total.sum;
-        if (!isfinite(s.log_total[g])) s.finite = 0;
+        if (!isfinite(s.log_total[g])) atomicExch(&s.finite, 0);
         if (p.round == 0) {
           plan.reference[g] = total.max;
           plan.read[g] = always.sum * fast_rescale(always.max, total.max);
