@@ -147,3 +147,18 @@ TEST_CASE("the believed rest lies between sample and estimate, unless one of the
   CHECK(believed_rest({0.0f, 0.0f}, 1.0f, 0.5f) > 0.0f);   // a sample that missed everything does not make the rest vanish
   CHECK(sample_trust(VarianceModel::none) == 1.0f);        // that estimate is biased
 }
+
+TEST_CASE("stratified rest: by sums what StratifiedSum says one by one") {
+  StratifiedSum one_by_one;
+  float sum = 0.0f, differences = 0.0f, last = 0.0f;
+  for (int i = 0; i < 9; ++i) {
+    const float own = float(i * i % 7) + 0.5f;
+    one_by_one.add(own);
+    sum += own;
+    if (i > 0) differences += (own - last) * (own - last);
+    last = own;
+  }
+  CHECK(stratified_rest(sum, differences, 9).weight == one_by_one.result().weight);
+  CHECK(stratified_rest(sum, differences, 9).standard_error == one_by_one.result().standard_error);
+  CHECK(stratified_rest(2.0f, 0.0f, 1).standard_error == 2.0f);  // a single draw says nothing of its error
+}
