@@ -64,10 +64,7 @@ struct Warp {
 
 Fiber scheduler;
 std::vector<std::unique_ptr<Thread>> threads;
-struct Rank {  // a type of this file's own: a std::vector of a common one might be linked in from a file that the thread sanitizer watches
-  unsigned of_thread;
-};
-std::vector<Rank> ready;  // of the threads that can go on; those before first_ready have gone
+std::vector<unsigned> ready;  // ranks of the threads that can go on; those before first_ready have gone
 size_t first_ready = 0;
 Warp warps[kMaxThreads / kLanes];
 std::vector<Thread*> at_barrier;
@@ -104,7 +101,17 @@ bool same_place(Site a, Site b) {
 void make_ready(Thread& thread) {
   thread.state = State::ready;
   thread.wait.operation = nullptr;
-  ready.push_back({thread.rank});
+  if (ready.size() == ready.capacity()) {
+    // Growing would copy through functions that the thread sanitizer watches, and be taken for a race of the fibers.
+    size_t size = 0;
+    for (; first_ready < ready.size(); ++first_ready) {
+      ready[size++] = ready[first_ready];
+      asm volatile("" ::: "memory");  // or the compiler makes this loop such a function
+    }
+    ready.resize(size);
+    first_ready = 0;
+  }
+  ready.push_back(thread.rank);
 }
 
 // The thread to go on, or null.
@@ -112,7 +119,7 @@ Thread* take_ready() {
   const size_t count = ready.size() - first_ready;
   if (count == 0) return nullptr;
   if (settings().order == ThreadOrder::forward) {
-    Thread* thread = threads[ready[first_ready++].of_thread].get();
+    Thread* thread = threads[ready[first_ready++]].get();
     if (count == 1) {
       ready.clear();
       first_ready = 0;
@@ -120,7 +127,7 @@ Thread* take_ready() {
     return thread;
   }
   const size_t place = settings().order == ThreadOrder::reverse ? ready.size() - 1 : first_ready + generator() % count;
-  Thread* thread = threads[ready[place].of_thread].get();
+  Thread* thread = threads[ready[place]].get();
   ready[place] = ready.back();
   ready.pop_back();
   return thread;
