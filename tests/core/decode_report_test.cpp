@@ -32,13 +32,16 @@ TEST_CASE("messages name function, argument and rule") {
   CHECK(std::string(status_message(DecodeStatus::selection_too_small)) ==
         "select: out.capacity must be at least the tokens chosen for every KV head");
   CHECK(std::string(status_message(DecodeStatus::scope_mismatch)) == "select: options.scope must be group");
+  CHECK(std::string(status_message(DecodeStatus::type_mismatch)) == "decode: kv.type must be the plan's");
+  CHECK(std::string(status_message(DecodeStatus::launch_failed)) ==
+        "decode: every kernel must launch, cudaGetLastError() says why one did not");
 }
 
 TEST_CASE("every status has its own message, other values have one too") {
   std::set<std::string> messages;
   for (int status = 0; status < 256; ++status) messages.insert(status_message(DecodeStatus(status)));
   CHECK(messages.count("decode: unknown status") == 1);
-  CHECK(messages.size() == 12);  // eleven statuses and the unknown
+  CHECK(messages.size() == 14);  // thirteen statuses and the unknown
 }
 
 TEST_CASE("a fresh report is that of a complete reading") {

@@ -12,8 +12,8 @@ namespace quorum::cuda {
 struct WarpTiles {
   int first = 0, last = 0, step = 1;
 
-  __device__ __forceinline__ int count() const { return first < last ? (last - first + step - 1) / step : 0; }
-  __device__ __forceinline__ int operator[](int i) const { return first + i * step; }
+  QUORUM_HOST_DEVICE int count() const { return first < last ? (last - first + step - 1) / step : 0; }
+  QUORUM_HOST_DEVICE int operator[](int i) const { return first + i * step; }
 };
 
 // The row's queries for score_tile(), by the whole block; a barrier must follow.
