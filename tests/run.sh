@@ -32,7 +32,9 @@ gpu() {
   cd "$root"
   for tool in memcheck racecheck synccheck; do
     echo "compute-sanitizer: $tool"
-    "$sanitizer" --tool "$tool" --error-exitcode 1 "$build/bin/test_cuda"
+    # Tests that provoke a refused call are none of memcheck's business.
+    if [ "$tool" = memcheck ]; then set -- --report-api-errors no; else set --; fi
+    "$sanitizer" --tool "$tool" --error-exitcode 1 "$@" "$build/bin/test_cuda"
   done
 }
 
