@@ -71,7 +71,7 @@ TEST_CASE("an arena without a block only counts") {
   Arena counting;
   CHECK(counting.take<float>(10) == nullptr);
   CHECK(counting.used() == 64);
-  CHECK(counting.take_rows(3, 16).data == nullptr);
+  CHECK(take_rows(counting, 3, 16).data == nullptr);
   CHECK(counting.used() == 64 + 192);
   CHECK(counting.take<int8_t>(0) == nullptr);
   CHECK(counting.used() == 256);
@@ -82,7 +82,7 @@ TEST_CASE("an arena hands out aligned arrays one after the other") {
   Arena arena(block.data());
   const auto* first = arena.take<uint8_t>(1);
   const auto* second = arena.take<float>(16);
-  const HeadRows rows = arena.take_rows(2, 32);
+  const HeadRows rows = take_rows(arena, 2, 32);
   CHECK(reinterpret_cast<const std::byte*>(first) == block.data());
   CHECK(reinterpret_cast<const std::byte*>(second) == block.data() + 64);
   CHECK(reinterpret_cast<const std::byte*>(rows.data) == block.data() + 128);

@@ -21,7 +21,7 @@ StepParams small_step(int group) {
 }
 
 TEST_CASE("arena: counts without memory what it deals with it, at multiples of 256 bytes") {
-  Arena counting(nullptr);
+  Arena counting(nullptr, kDeviceAlignment);
   CHECK(counting.take<int32_t>(3) == nullptr);
   CHECK(counting.used() == 256);
   counting.take<float>(0);
@@ -29,7 +29,7 @@ TEST_CASE("arena: counts without memory what it deals with it, at multiples of 2
   counting.take<double>(33);
   CHECK(counting.used() == 768);
   std::vector<std::byte> memory(768);
-  Arena arena(memory.data());
+  Arena arena(memory.data(), kDeviceAlignment);
   CHECK(static_cast<void*>(arena.take<int32_t>(3)) == memory.data());
   CHECK(static_cast<void*>(arena.take<char>(1)) == memory.data() + 256);
   CHECK(static_cast<void*>(arena.take<char>(1)) == memory.data() + 512);

@@ -21,6 +21,7 @@ namespace quorum {
 
 // Namespace-scope constants: nvcc rejects std::numeric_limits calls inside host-device functions under -Werror all-warnings.
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+inline constexpr float kLog2e = 1.44269504f;  // from natural to binary logarithms
 inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // Number of padded elements in rows of float scratch memory: one cache line.

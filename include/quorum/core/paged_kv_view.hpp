@@ -32,8 +32,11 @@ struct PagedKvView {
   };
   QUORUM_HOST_DEVICE Place place(int sequence, int token) const {
     if (page_indices == nullptr) return {sequence, token};
-    const int64_t first = page_indptr != nullptr ? page_indptr[sequence] : int64_t(sequence) * pages_per_sequence;
-    return {page_indices[first + token / page_size], token % page_size};
+    return {pages_of(sequence)[token / page_size], token % page_size};
+  }
+  // The pages of a sequence, in the order of its tokens. Only with page_indices.
+  QUORUM_HOST_DEVICE const int32_t* pages_of(int sequence) const {
+    return page_indices + (page_indptr != nullptr ? int64_t(page_indptr[sequence]) : int64_t(sequence) * pages_per_sequence);
   }
   QUORUM_HOST_DEVICE const std::byte* key_row(Place place, int kv_head) const {
     return keys + place.page * key_page_stride + place.token * key_token_stride + kv_head * key_head_stride;

@@ -49,7 +49,7 @@ inline void score_centroids(const HeadTask& task, const ClusterHeadView& head, i
       const Vector spread = load(first.segment->spread + first.local + lane);
       const Vector estimate = limited_token_log_weight(log_total, spread, half_variance);
       const int place = g * kClusterBlock + lane;
-      store(scores.log_share + place, (load(log_weight + lane) - estimate) * Vector(kLog2E));
+      store(scores.log_share + place, (load(log_weight + lane) - estimate) * Vector(kLog2e));
       store(scores.expected + place, exponential(limited_half_variance(spread * half_lost)));
     }
   }
@@ -100,7 +100,7 @@ QUORUM_ALWAYS_INLINE void weigh_code_block(const ScanQueries& queries, const int
   static constexpr float kLaneIndex[kCodeBlock] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const Vector zero_point(-float(kCodeTableZero * num_lookups));
   for (int lane = 0; lane < kCodeBlock; lane += kVectorSize) {
-    const Vector scale = load_as_float(scales + lane) * Vector(kLog2E), left = Vector(float(num_tokens)) - load(kLaneIndex + lane);
+    const Vector scale = load_as_float(scales + lane) * Vector(kLog2e), left = Vector(float(num_tokens)) - load(kLaneIndex + lane);
     Vector key = first > 0 ? load(keys + lane) : Vector(0.0f);
     for (int i = 0; i < G; ++i) {
       const int g = first + i, place = g * kCodeBlock + lane;

@@ -1,6 +1,7 @@
 // Scratch memory: laid out once when planning, from one block of the caller's or the decoder's, never grown.
 #pragma once
 
+#include "quorum/core/arena.hpp"
 #include "quorum/core/attention_state.hpp"
 #include "quorum/core/cluster_index_view.hpp"
 #include "quorum/core/cluster_order.hpp"
@@ -10,24 +11,8 @@
 
 namespace quorum::cpu {
 
-// Hands out aligned arrays from one block. Without a block it only counts, so that layout and size come from the same code.
-class Arena {
- public:
-  explicit Arena(std::byte* block = nullptr) : block_(block) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    T* pointer = block_ == nullptr ? nullptr : reinterpret_cast<T*>(block_ + used_);
-    used_ += round_up(count * int64_t(sizeof(T)), 64);
-    return pointer;
-  }
-  HeadRows take_rows(int num_heads, int64_t stride) { return {take<float>(num_heads * stride), int(stride)}; }
-  int64_t used() const { return used_; }
-
- private:
-  std::byte* block_;
-  int64_t used_ = 0;
-};
+using quorum::Arena;
+inline HeadRows take_rows(Arena& arena, int num_heads, int64_t stride) { return {arena.take<float>(num_heads * stride), int(stride)}; }
 
 // Rows up to this long are copied before their scores are computed (gather_rows in cpu/attend_rows.hpp says why).
 inline constexpr int kMaxGatheredBytes = 256;
@@ -118,16 +103,16 @@ struct ScratchLimits {
 
 inline void lay_out(Arena& arena, const ScratchLimits& limits, WorkerScratch& scratch) {
   const int dim = padded_dim(limits.head_dim);
-  scratch.queries = arena.take_rows(limits.num_heads, dim);
-  scratch.rotated = arena.take_rows(limits.num_heads, dim);
+  scratch.queries = take_rows(arena, limits.num_heads, dim);
+  scratch.rotated = take_rows(arena, limits.num_heads, dim);
   scratch.quantised = arena.take<int8_t>(int64_t(limits.num_heads) * dim);
   scratch.code_tables = arena.take<uint8_t>(limits.residual_codes ? int64_t(limits.num_heads) * code_table_bytes(limits.head_dim) : 0);
   for (KeyHistogram* histogram : {&scratch.cluster_keys, &scratch.token_keys}) {
     histogram->weights = arena.take<float>(limits.residual_codes ? int64_t(kNumKeyBuckets) * bucket_row(limits.num_heads) : 0);
     histogram->counts = arena.take<int32_t>(limits.residual_codes ? kNumKeyBuckets : 0);
   }
-  scratch.accumulated = arena.take_rows(limits.num_heads, dim);
-  scratch.tile = arena.take_rows(limits.num_heads, kTileRows);
+  scratch.accumulated = take_rows(arena, limits.num_heads, dim);
+  scratch.tile = take_rows(arena, limits.num_heads, kTileRows);
   scratch.gathered = arena.take<std::byte>(int64_t(kTileRows) * kMaxGatheredBytes);
   scratch.histogram = arena.take<int32_t>(kNumOrderBuckets);
   scratch.share_histogram = arena.take<float>(kNumShareBuckets);
@@ -135,19 +120,19 @@ inline void lay_out(Arena& arena, const ScratchLimits& limits, WorkerScratch& sc
 
 inline void lay_out(Arena& arena, const ScratchLimits& limits, HeadScratch& scratch) {
   const int64_t heads = limits.num_heads, slots = round_up(limits.max_cluster_slots, kClusterBlock);
-  scratch.transformed = arena.take_rows(limits.num_heads, padded_dim(limits.head_dim));
+  scratch.transformed = take_rows(arena, limits.num_heads, padded_dim(limits.head_dim));
   scratch.log_weight = arena.take<float>(slots * heads);
   scratch.estimate = arena.take<float>(slots * heads);
   scratch.bucket = arena.take<int32_t>(slots);
   scratch.cluster = arena.take<int32_t>(slots);
   scratch.size = arena.take<int32_t>(slots);
-  scratch.ordered = arena.take_rows(limits.num_heads, slots + kRowAlignment);
-  scratch.read_weight = arena.take_rows(limits.num_heads, slots + kRowAlignment);
+  scratch.ordered = take_rows(arena, limits.num_heads, slots + kRowAlignment);
+  scratch.read_weight = take_rows(arena, limits.num_heads, slots + kRowAlignment);
   scratch.first_token = arena.take<int32_t>(slots + 1);
   scratch.share = arena.take<float>(slots);
   scratch.tokens = arena.take<int32_t>(round_up(limits.max_tokens, kTileRows));
-  scratch.weights = arena.take_rows(limits.num_heads, round_up(limits.max_tokens, kTileRows) + kTileRows);
-  scratch.contributions = arena.take_rows(limits.num_heads, round_up(limits.num_samples, kTileRows));
+  scratch.weights = take_rows(arena, limits.num_heads, round_up(limits.max_tokens, kTileRows) + kTileRows);
+  scratch.contributions = take_rows(arena, limits.num_heads, round_up(limits.num_samples, kTileRows));
   const int64_t scan_blocks = limits.max_scan_blocks();
   scratch.first_block = arena.take<int32_t>(limits.residual_codes ? slots + 1 : 0);
   scratch.coded_mass = arena.take<float>(limits.residual_codes ? slots * heads : 0);

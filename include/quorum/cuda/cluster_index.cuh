@@ -21,12 +21,12 @@ class ClusterIndex {
     require(host.storage == IndexStorage::int8, "cuda::ClusterIndex", "index.storage", "int8", "f32");
     for (int h = 0; h < host.num_kv_heads; ++h) check_sizes(host.heads[h]);
     std::vector<FlatHeadView> views(size_t(host.num_kv_heads));
-    Arena sizes(nullptr);
+    Arena sizes(nullptr, kDeviceAlignment);
     for (int h = 0; h < host.num_kv_heads; ++h) flatten(host, h, sizes, nullptr, views[size_t(h)]);
     sizes.take<FlatHeadView>(host.num_kv_heads);
     memory_ = DeviceBuffer(sizes.used());
     std::vector<std::byte> content(size_t(sizes.used()));
-    Arena arena(memory_.as<>());
+    Arena arena(memory_.as<>(), kDeviceAlignment);
     for (int h = 0; h < host.num_kv_heads; ++h) flatten(host, h, arena, content.data(), views[size_t(h)]);
     heads_ =
         put<FlatHeadView>(arena, content.data(), host.num_kv_heads, [&](FlatHeadView* out) { std::copy(views.begin(), views.end(), out); });

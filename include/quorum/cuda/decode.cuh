@@ -34,7 +34,7 @@ class Decoder {
       own_workspace_ = DeviceBuffer(lay_out(nullptr, device_, plan_));
       workspace = own_workspace_.as<>();
     }
-    require(reinterpret_cast<uintptr_t>(workspace) % 256 == 0, "cuda::Decoder", "workspace", "aligned to 256 bytes",
+    require(reinterpret_cast<uintptr_t>(workspace) % kDeviceAlignment == 0, "cuda::Decoder", "workspace", "aligned to 256 bytes",
             static_cast<const void*>(workspace));
     lay_out(workspace, device_, plan_);
     check(prepare_score_clusters(plan_.shape), "cuda::Decoder", "prepare_score_clusters");

@@ -1,31 +1,17 @@
 // The device memory of a plan, laid out: sizes follow from shape, options and limits alone.
 #pragma once
 
+#include "quorum/core/arena.hpp"
 #include "quorum/cuda/sparse_attention.cuh"
 
 namespace quorum::cuda {
 
-// Deals one block of memory to arrays; with a null block it only counts.
-class Arena {
- public:
-  explicit Arena(std::byte* block) : block_(block) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    const int64_t at = used_;
-    used_ = round_up(used_ + count * int64_t(sizeof(T)), 256);
-    return block_ == nullptr ? nullptr : reinterpret_cast<T*>(block_ + at);
-  }
-  int64_t used() const { return used_; }
-
- private:
-  std::byte* block_;
-  int64_t used_ = 0;
-};
+// What cudaMalloc aligns to at least.
+inline constexpr int64_t kDeviceAlignment = 256;
 
 // Sets p.workspace from p's shape, capacities and num_sequences, which must be the largest. Returns the bytes used.
 inline int64_t lay_out(std::byte* block, const DeviceTuning& device, StepParams& p) {
-  Arena arena(block);
+  Arena arena(block, kDeviceAlignment);
   StepWorkspace& w = p.workspace;
   const int64_t rows = p.num_rows(), group = p.shape.group_size(), partials = int64_t(p.num_rounds) * p.num_partials();
   const int64_t score_blocks = device.max_score_blocks(int(rows));

@@ -36,7 +36,7 @@ __global__ void attend_tiles_kernel(const T* queries, const T* keys, const T* va
     cuda::score_tile<T, kHeadDim, kHeadTiles>(tile, query_rows, score);
     const int count = t + 1 < num_tiles ? kTokens : count_of_last;
     for (int h = 0; h < kHeadTiles; ++h)
-      for (int i = 0; i < 4; ++i) score[h][i] = lane / 4 + i / 2 * 8 < count ? score[h][i] * cuda::kLog2e : -kInfinity;
+      for (int i = 0; i < 4; ++i) score[h][i] = lane / 4 + i / 2 * 8 < count ? score[h][i] * kLog2e : -kInfinity;
     cuda::weigh_tile<kHeadDim, kHeadTiles>(score, state);
     uint32_t weight[kHeadTiles][2];
     cuda::pack_weights<T, kHeadTiles>(score, weight);
@@ -89,7 +89,7 @@ void check_attention(int num_tiles, int count_of_last, double tolerance) {
       for (int c = 0; c < kHeadDim; ++c) expected[size_t(c)] += std::exp(score) * double(to_float(values[size_t(t * kHeadDim + c)]));
     }
     const double max = double(found[size_t(kHeads * kHeadDim + 2 * head)]), total = double(found[size_t(kHeads * kHeadDim + 2 * head + 1)]);
-    CHECK(std::fabs(max / double(cuda::kLog2e) + std::log(total) - std::log(sum)) <= 1e-3);
+    CHECK(std::fabs(max / double(kLog2e) + std::log(total) - std::log(sum)) <= 1e-3);
     for (int c = 0; c < kHeadDim; ++c)
       CHECK(std::fabs(double(found[size_t(head * kHeadDim + c)]) / total - expected[size_t(c)] / sum) <= tolerance);
   }

@@ -181,8 +181,6 @@ QUORUM_ALWAYS_INLINE Vector exponential(Vector x) {
 
 #endif
 
-inline constexpr float kLog2E = 1.44269504f;
-
 // 2^x for x <= 127, relative error below 1e-5, for weights that are estimates anyway; below -120 what -120 gives, NaN stays NaN.
 QUORUM_ALWAYS_INLINE Vector power_of_two(Vector x) {
   const Vector bounded = maximum(Vector(-120.0f), x);

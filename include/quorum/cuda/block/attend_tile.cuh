@@ -12,7 +12,6 @@
 namespace quorum::cuda {
 
 inline constexpr int kTileTokens = 16;
-inline constexpr float kLog2e = 1.44269504f;
 
 // Rows of a tile in shared memory: 16 bytes more than they hold, so that the same place of 8 rows lies in different banks.
 template <int kHeadDim>

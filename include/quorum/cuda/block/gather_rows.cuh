@@ -15,10 +15,7 @@ struct HeadRows {
   int page_size;
 
   __device__ __forceinline__ HeadRows(const PagedKvView& kv, int sequence, int kv_head)
-      : page_indices(kv.page_indices == nullptr
-                         ? nullptr
-                         : kv.page_indices +
-                               (kv.page_indptr != nullptr ? int64_t(kv.page_indptr[sequence]) : int64_t(sequence) * kv.pages_per_sequence)),
+      : page_indices(kv.page_indices == nullptr ? nullptr : kv.pages_of(sequence)),
         key_page_stride(kv.key_page_stride),
         key_token_stride(kv.key_token_stride),
         value_page_stride(kv.value_page_stride),

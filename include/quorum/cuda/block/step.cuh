@@ -9,8 +9,11 @@
 
 namespace quorum::cuda {
 
-// A row is one KV head of one sequence: row = sequence * num_kv_heads + kv_head. Its query heads share what it reads.
-//
+// A row is one KV head of one sequence: row = sequence * num_kv_heads + kv_head. Its query heads share what it reads. What is to be
+// attended for it lies in three segments: what is read, what enters by value means, what is drawn.
+enum class SegmentKind { listed, tail, draws };
+inline constexpr int kSegmentKinds = 3;
+
 // A place in the order in which clusters are read: buckets before `bucket`, and of its clusters by id the first `rank`.
 struct OrderCut {
   int32_t bucket = 0;
@@ -99,7 +102,7 @@ struct StepParams {
   QUORUM_HOST_DEVICE int num_rows() const { return num_sequences * shape.num_kv_heads; }
   QUORUM_HOST_DEVICE int sequence_of(int row) const { return row / shape.num_kv_heads; }
   QUORUM_HOST_DEVICE int kv_head_of(int row) const { return row % shape.num_kv_heads; }
-  QUORUM_HOST_DEVICE int num_partials() const { return attend_blocks + 3 * num_rows(); }
+  QUORUM_HOST_DEVICE int num_partials() const { return attend_blocks + kSegmentKinds * num_rows(); }
 
   QUORUM_HOST_DEVICE DecodePath first_path(int row) const {
     if (heads == nullptr) return DecodePath::dense_by_length;

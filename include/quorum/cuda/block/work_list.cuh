@@ -6,10 +6,6 @@
 
 namespace quorum::cuda {
 
-// A row has three segments of tiles: what is read, what enters by value means, what is drawn.
-enum class SegmentKind { listed, tail, draws };
-inline constexpr int kSegmentKinds = 3;
-
 __device__ __forceinline__ int num_tiles(const StepParams& p, int segment) {
   return (p.workspace.counts[segment] + kTileTokens - 1) / kTileTokens;
 }

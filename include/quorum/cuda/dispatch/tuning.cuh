@@ -9,14 +9,17 @@
 
 namespace quorum::cuda {
 
+// Blocks of the attend kernel that a multiprocessor holds: sums of long vectors take the registers of two.
+constexpr int attend_blocks_per_processor(int head_dim) { return head_dim <= 128 ? 2 : 1; }
+
 // Tiles in flight fill the shared memory: 16 tokens of keys and values for every warp and stage.
 struct LargeSharedMemory {  // compute capability 9.0 and 10.0: 227 KB a block
   template <int kHeadDim, int kHeadTiles>
-  using Attend = AttendPolicy<4, kHeadDim * kHeadTiles <= 256 ? 3 : 2, kHeadDim <= 128 ? 2 : 1>;  // a third tile would spill registers
+  using Attend = AttendPolicy<4, kHeadDim * kHeadTiles <= 256 ? 3 : 2, attend_blocks_per_processor(kHeadDim)>;  // a third would spill
 };
 struct SmallSharedMemory {  // 8.0: 163 KB
   template <int kHeadDim, int kHeadTiles>
-  using Attend = AttendPolicy<4, 2, kHeadDim <= 128 ? 2 : 1>;
+  using Attend = AttendPolicy<4, 2, attend_blocks_per_processor(kHeadDim)>;
 };
 
 // What a plan needs to know of its device.
@@ -35,8 +38,8 @@ struct DeviceTuning {
     return tuning;
   }
 
-  int attend_blocks(int head_dim) const { return num_processors * (head_dim <= 128 ? 2 : 1); }
-  // Enough blocks to fill the device, no more than there are clusters for: every block transforms the queries once more.
+  int attend_blocks(int head_dim) const { return num_processors * attend_blocks_per_processor(head_dim); }
+  // Enough blocks to fill the device, no more than there are clusters for: every block loads the queries once more.
   int score_tiles(int num_rows, int max_slots) const {
     const int64_t by_device = ceil_div(int64_t(2) * num_processors, std::max(1, num_rows));
     const int64_t by_clusters = ceil_div(max_slots, int64_t(kClusterBlock) * kScoreWarps);

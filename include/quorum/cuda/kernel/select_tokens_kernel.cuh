@@ -25,7 +25,6 @@ __device__ __forceinline__ void start_plan(const StepParams& p, int row, DecodeP
   plan.num_draws = plan.num_tail = plan.num_sampled = plan.num_rounds = 0;
   plan.first_round = p.round;
   plan.cut = {};
-  for (int g = 0; g < p.group; ++g) plan.misses[g] = false;
 }
 
 // Which way a row goes in this round; false: it is done. Ends with a barrier.
@@ -51,7 +50,7 @@ __device__ __forceinline__ bool start_round(const StepParams& p, int row, RowPla
 
 // Tells the attention of this round what it is to do for a row.
 __device__ __forceinline__ void write_counts(const StepParams& p, int row, int listed, int tail, int draws) {
-  int32_t* counts = p.workspace.counts + 3 * row;
+  int32_t* counts = p.workspace.counts + kSegmentKinds * row;
   counts[0] = listed;
   counts[1] = tail;
   counts[2] = draws;
