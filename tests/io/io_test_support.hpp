@@ -51,9 +51,6 @@ class Mutator {
     return text;
   }
 
- private:
-  uint32_t below(size_t bound) { return bound == 0 ? 0 : uint32_t(random_() % bound); }
-
   void mutate(std::string& text) {
     constexpr std::string_view kTelling = "{}[]\",:\\019-eE.u \n\x80\xff";
     const size_t at = below(text.size() + 1);
@@ -77,6 +74,9 @@ class Mutator {
         text.insert(at, text.substr(below(text.size() + 1), below(24)));
     }
   }
+
+ private:
+  uint32_t below(size_t bound) { return bound == 0 ? 0 : uint32_t(random_() % bound); }
 
   std::string original_;
   std::mt19937 random_;
