@@ -1,6 +1,7 @@
 // The one error type of construction and planning. Steady-state calls never throw: they report a status.
 #pragma once
 
+#include <cstdlib>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -26,13 +27,25 @@ class Error : public std::runtime_error {
   ErrorCode code_;
 };
 
-// Throws Error with "function: argument must be rule, got value".
+#if !defined(__cpp_exceptions)
+// What a program without exceptions (-fno-exceptions) is told of a broken rule before std::abort ends it; null: nothing. The library itself
+// never prints. To be set at the start, before other threads run.
+using ErrorHandler = void (*)(ErrorCode code, const char* message);
+inline ErrorHandler error_handler = nullptr;
+#endif
+
+// Throws Error with "function: argument must be rule, got value". Without exceptions: see error_handler.
 template <class Value>
 [[noreturn]] void throw_error(ErrorCode code, const char* function, const std::string& argument, const std::string& rule,
                               const Value& value) {
   std::ostringstream message;
   message << function << ": " << argument << " must be " << rule << ", got " << value;
+#if defined(__cpp_exceptions)
   throw Error(code, message.str());
+#else
+  if (error_handler != nullptr) error_handler(code, message.str().c_str());
+  std::abort();
+#endif
 }
 
 // Throws ErrorCode::invalid_argument unless `holds`.
