@@ -7,12 +7,14 @@
 #include <vector>
 
 #include "quorum/cpu/decode.hpp"
+#include "tests/support/attention_error.hpp"
 #include "tests/support/decode_batch.hpp"
 
 using namespace quorum;
 using test::Batch;
 using test::BatchSpec;
 using test::coded_batch;
+using test::worst_error;
 
 namespace {
 
@@ -27,29 +29,6 @@ std::vector<DecodeOptions> all_modes() {
     options.unit = ReadUnit::tokens;
   }
   return modes;
-}
-
-// Largest relative error of any head; infinite where the reference is NaN and the output is not, or the other way round.
-double worst_error(const Batch& batch, const test::DecodeResult& result) {
-  const auto d = size_t(batch.shape().head_dim);
-  double worst = result.status == DecodeStatus::ok ? 0.0 : double(kInfinity);
-  for (int s = 0; s < batch.num_sequences(); ++s)
-    for (int h = 0; h < batch.shape().num_qo_heads; ++h) {
-      const auto row = size_t(s * batch.shape().num_qo_heads + h);
-      const auto want = batch.attention(s, h);
-      std::vector<double> got_finite, want_finite;
-      for (size_t c = 0; c < d; ++c) {
-        const double got = double(result.output[row * d + c]);
-        if (std::isnan(got) != std::isnan(want.output[c])) return double(kInfinity);
-        if (std::isnan(got) || got == want.output[c]) continue;
-        got_finite.push_back(got);
-        want_finite.push_back(want.output[c]);
-      }
-      if (std::isnan(result.lse[row]) != std::isnan(want.lse)) return double(kInfinity);
-      if (!got_finite.empty())
-        worst = test::larger_error(worst, test::relative_error(got_finite.data(), want_finite.data(), int64_t(got_finite.size())));
-    }
-  return worst;
 }
 
 int count(const test::DecodeResult& result, DecodePath path) {
