@@ -170,6 +170,61 @@ TEST_CASE("poisoned input, one set per head, and refused calls allocate nothing 
   CHECK(statuses[1] == DecodeStatus::batch_mismatch);
 }
 
+TEST_CASE("every path there is, in every element type, for one worker and a team, with stages timed") {
+  constexpr int kNumPaths = int(DecodePath::dense_by_capacity) + 1;
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16})
+    for (const int workers : {1, 3}) {
+      ThreadExecutor executor(workers);
+      bool taken[kNumPaths] = {};
+      test::DecodeResult result({4, 2, 64, 0.0f}, 1);
+      std::vector<int32_t> tokens(2 * 1500), counts(2);
+      const auto count_one = [&](const test::Batch& batch, const DecodeOptions& options, int max_clusters = 0) {
+        Decoder decoder(batch.shape(), options, {1, 1500, max_clusters, workers});
+        decoder.record_stage_times(true);
+        const auto sequences = batch.sequences();
+        DecodeStatus statuses[2];
+        CHECK(allocations_of([&] {
+                statuses[0] = decoder.decode(batch.query_view(), sequences, result.out(), result.reports, executor);
+                statuses[1] = decoder.select(batch.query_view(), sequences, {tokens.data(), counts.data(), 1500}, {}, executor);
+                (void)decoder.stage_times();
+              }) == 0);
+        CHECK(statuses[0] == DecodeStatus::ok);
+        CHECK(statuses[1] == DecodeStatus::ok);
+        for (const HeadReport& report : result.reports) taken[int(report.path)] = true;
+      };
+      test::BatchSpec spec = test::coded_batch({1500});
+      spec.type = spec.query_type = type;
+      const test::Batch coded(spec);
+      spec.sharpness = 0.01f;
+      const test::Batch diffuse(spec);
+      spec.index = test::cluster_index_options();
+      test::Batch clustered(spec);
+      DecodeOptions options;
+      count_one(coded, options);  // dense_by_length
+      options.dense_below = 0;
+      count_one(coded, options);
+      count_one(clustered, options);
+      count_one(clustered, options, 16);
+      options.target_ratio = 0.95f;
+      count_one(diffuse, options);
+      options.certificate = {true, MissPolicy::dense, 0.999f, 0, 2};
+      options.unit = ReadUnit::tokens;
+      count_one(coded, options);
+      count_one(diffuse, options);
+      options.unit = ReadUnit::clusters;
+      count_one(coded, options);
+      options.target_ratio = 1.0f;
+      count_one(coded, options);
+      options.target_ratio = 0.9f;
+      clustered.queries().set(0, 1, 3, kNan);
+      count_one(clustered, options);
+      for (int path = 0; path < kNumPaths; ++path) {
+        CAPTURE(path);
+        CHECK(taken[path]);
+      }
+    }
+}
+
 TEST_CASE("with a workspace of the caller a decoder allocates next to nothing") {
   const AttentionShape shape{8, 2, 128, 0.0f};
   const DecodeLimits limits{4, 100000, 0, 1};
