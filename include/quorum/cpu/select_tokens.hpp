@@ -156,15 +156,12 @@ inline bool dense_is_cheaper(const HeadTask& task, const DecodeOptions& options,
          2 * (state.num_always + state.num_tokens) >= task.kv.num_tokens;
 }
 
-// Whether estimates and codes have led astray: what they held worth reading has been read, and by their own account, or by the bound of a
-// certificate that should have been met, some head has not attained half of its target. Happens where a head's scores lie tens apart.
-inline bool estimates_failed(const HeadTask& task, const DecodeOptions& options, float z, const Choice& choice) {
+// Whether estimates and codes have led astray: what they held worth reading has been read, and by their own account some head has not
+// attained half of its target. Happens where a head's scores lie tens apart.
+inline bool estimates_failed(const HeadTask& task, const DecodeOptions& options, const Choice& choice) {
   if (options.fixed_budget > 0 || options.target_error > 0.0f || options.max_tokens < choice.coded.candidates.tokens) return false;
-  const bool by_bound = choice.sampled && options.certificate.policy != MissPolicy::accept;
-  for (int g = 0; g < task.num_heads; ++g) {
-    const double rest = by_bound ? std::max(choice.state.rest[g], choice.rest_bound(g, z)) : choice.state.rest[g];
-    if (!meets_target(choice.state.read[g], rest, 0.5 * double(options.target_ratio))) return true;
-  }
+  for (int g = 0; g < task.num_heads; ++g)
+    if (!meets_target(choice.state.read[g], choice.state.rest[g], 0.5 * double(options.target_ratio))) return true;
   return false;
 }
 
@@ -190,7 +187,7 @@ inline Choice choose_tokens(const HeadTask& task, const ClusterIndexView& index,
     if (options.target_error > 0.0f) model_error(task, head, weights.queries, choice.state, choice.coded);
     const TokenReader reader{task, head, options, choice};
     read_and_certify(reader, z);
-    if (!is_dense(choice.path) && !reader.complete() && estimates_failed(task, options, z, choice))
+    if (!is_dense(choice.path) && !reader.complete() && estimates_failed(task, options, choice))
       choice.path = DecodePath::dense_by_numerics;
     if (!is_dense(choice.path) && dense_is_cheaper(task, options, choice.state)) choice.path = DecodePath::dense_by_cost;
   } else {
