@@ -75,6 +75,7 @@ class ClusterIndex {
       refresh_view();
     }
     num_tokens_ = kv.num_tokens;
+    refresh_tokens();
   }
 
   // Most memory that build() of num_tokens tokens holds at a time besides the index, in bytes. Errors: Error(invalid_argument).
@@ -137,14 +138,21 @@ class ClusterIndex {
       head.block_segment = block_segment_.data();
       head.num_segments = int(num_segments);
     }
-    view_ = {head_views_.data(),
-             shape_.num_kv_heads,
-             shape_.head_dim,
-             options_.num_sink_tokens,
-             num_segments == 0 ? options_.num_sink_tokens : segments_.back()->end_token,
-             options_.storage,
-             options_.variance,
-             options_.residual_codes};
+    view_.heads = head_views_.data();
+    view_.num_kv_heads = shape_.num_kv_heads;
+    view_.head_dim = shape_.head_dim;
+    view_.storage = options_.storage;
+    view_.variance = options_.variance;
+    view_.residual_codes = options_.residual_codes;
+    view_.num_indexed = num_segments == 0 ? 0 : end_token() - options_.num_sink_tokens;
+    view_.indexed_end = num_segments == 0 ? 0 : end_token();
+    refresh_tokens();
+  }
+  void refresh_tokens() {
+    always_.clear();
+    for (int t = 0; t < num_tokens_; ++t)
+      if (segments_.empty() || t < options_.num_sink_tokens || t >= end_token()) always_.push_back(t);
+    view_.always = {always_.data(), int(always_.size()), num_tokens_};
   }
 
   // Adds a segment's means to those of a head, by its share of all indexed tokens.
@@ -160,7 +168,7 @@ class ClusterIndex {
   int num_tokens_ = 0;
   std::vector<cpu::QueryMetric> metrics_;                      // [num_kv_heads], empty before the first segment
   std::vector<std::shared_ptr<const cpu::Segment>> segments_;  // ascending runs of tokens without gaps
-  std::vector<int32_t> segment_first_, block_segment_;
+  std::vector<int32_t> segment_first_, block_segment_, always_;
   std::vector<SegmentView> segment_views_;  // [num_kv_heads][segments]
   std::vector<ClusterHeadView> head_views_;
   ClusterIndexView view_;
