@@ -142,8 +142,7 @@ TraceReport measure(const quorum::io::Trace& trace, const Options& options, quor
   progress(trace.name + ": building the index of " + std::to_string(bench.indexed_end()) + " tokens");
   report.build_ms = bench.build();
   report.index_bytes = bench.index().bytes();
-  const quorum::ClusterIndexView& view = bench.index().view();
-  report.indexed_tokens = std::max(0, view.end_token - view.begin_token);
+  report.indexed_tokens = bench.index().view().num_indexed;
   for (const double target : options.targets) {
     progress(trace.name + ": decoding " + std::to_string(trace.num_queries) + " queries, dense and sparse, at " +
              (options.by_error ? "error " : "target ") + target_text(target, options.by_error));

@@ -90,11 +90,20 @@ TEST_CASE("an index without segments has no clusters") {
 TEST_CASE("an index view is empty unless it covers a token") {
   ClusterIndexView view;
   CHECK(view.empty());
-  view.begin_token = 4;
-  view.end_token = 4;
-  CHECK(view.empty());
-  view.end_token = 5;
+  view.num_indexed = 1;
   CHECK_FALSE(view.empty());
+}
+
+TEST_CASE("always-read tokens: the list, then what the index has not been told of") {
+  const int32_t listed[] = {0, 1, 7, 5};
+  const AlwaysRead always{listed, 4, 10};
+  CHECK(always.count(10) == 4);
+  CHECK(always.count(12) == 6);
+  CHECK(always.token(3) == 5);
+  CHECK(always.token(4) == 10);
+  CHECK(always.token(5) == 11);
+  CHECK(AlwaysRead{}.count(3) == 3);
+  CHECK(AlwaysRead{}.token(2) == 2);
 }
 
 TEST_CASE("bytes of scoring") {

@@ -9,8 +9,9 @@ TEST_CASE("flat index view: what is always read are sinks and everything behind 
   CHECK(head.empty());
   CHECK(head.num_always(7) == 7);
   CHECK(head.always_token(6) == 6);
-  head.begin_token = 4;
-  head.end_token = 100;
+  const int32_t sinks[] = {0, 1, 2, 3};
+  head.always = {sinks, 4, 100};
+  head.num_indexed = 96;
   CHECK(!head.empty());
   CHECK(head.num_always(100) == 4);
   CHECK(head.num_always(103) == 7);

@@ -221,7 +221,7 @@ TEST_CASE("an append holds no more than a build of as many tokens") {
     index.build(cache.view().first(2000), executor);
     const int64_t bytes = index.bytes();
     const int64_t peak = peak_of([&] { index.append(cache.view(), executor); }) - (index.bytes() - bytes);
-    REQUIRE(index.view().end_token == 5000);
+    REQUIRE(index.view().indexed_end == 5000);
     CHECK(double(peak) <= 1.1 * double(ClusterIndex::build_bytes(shape, {}, 3000, workers)) + double(kSlack));
   }
 }

@@ -67,8 +67,8 @@ struct Snapshot {
   // The index must have indexed something of the cache; the decoder sees the cache's first index.num_tokens() tokens.
   Snapshot(const ClusterIndex& index, const test::TestCache& cache)
       : num_tokens(index.num_tokens()),
-        begin(index.view().begin_token),
-        end(index.view().end_token),
+        begin(index.options().num_sink_tokens),
+        end(index.view().indexed_end),
         num_segments(index.view().heads[0].num_segments),
         slots(index.num_cluster_slots()),
         bytes(index.bytes()),
@@ -117,7 +117,7 @@ TEST_CASE("progress: one call for each segment and head, ascending, one at a tim
     CHECK(none.done_total.empty());  // 49 tokens wait
     index.append(cache.view(), executor, appended.callback());
     CHECK(appended.complete(3 * 3));
-    CHECK(index.view().end_token == 950);
+    CHECK(index.view().indexed_end == 950);
     Calls again;
     index.build(cache.view().first(4), nullptr, executor, again.callback());
     CHECK(again.done_total.empty());  // nothing but sinks
@@ -171,7 +171,7 @@ TEST_CASE("stopping a build or an append: Error(cancelled), and the index is as 
         // The same again without stopping.
         index.append(cache.view(), executor);
         CHECK(index.num_tokens() == 1200);
-        CHECK(index.view().end_token == 1200);
+        CHECK(index.view().indexed_end == 1200);
       }
 }
 

@@ -10,6 +10,7 @@
 #include "tests/support/cache.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/random.hpp"
+#include "tests/support/tokens.hpp"
 
 using namespace quorum;
 using namespace quorum::cpu;
@@ -42,8 +43,7 @@ struct Setup {
   // One segment with coordinates that stay as they are.
   HeadSegment segment(int kv_head, int begin, int end) {
     HeadSegment out;
-    const RowMatrix centroids = cluster_segment(input(), metric, kv_head, begin, end, out, nullptr);
-    finish_segment(input(), metric, kv_head, begin, end, centroids, out);
+    build_head_segment(input(), metric, kv_head, test::token_run(begin, end), out);
     return out;
   }
 };
@@ -127,8 +127,12 @@ TEST_CASE("a segment: every token once; centroids, value means, spread and varia
 TEST_CASE("the residual moment of a segment is that of its members around their centroids") {
   Setup setup(200);
   HeadSegment segment;
-  Eigen::MatrixXd moment;
-  const RowMatrix centroids = cluster_segment(setup.input(), setup.metric, 0, 0, 200, segment, &moment);
+  const auto tokens = test::token_run(0, 200);
+  HeadSegmentBuild build(setup.input(), setup.metric, 0, tokens, segment);
+  while (build.advance_clusters(setup.input())) {
+  }
+  const RowMatrix centroids = build.centroids();
+  const Eigen::MatrixXd moment = moment_of(build.residuals());
   Eigen::MatrixXd want = Eigen::MatrixXd::Zero(kDim, kDim);
   for (int j = 0; j < segment.num_clusters; ++j)
     for (int at = segment.cluster_indptr[size_t(j)]; at < segment.cluster_indptr[size_t(j) + 1]; ++at) {
@@ -168,9 +172,9 @@ TEST_CASE("first segments and further ones agree with their members in the final
       setup.options.storage = storage;
       std::vector<QueryMetric> metrics(2);
       SerialExecutor executor;
-      auto segments = build_first_segments(setup.input(), with_queries ? &prompt : nullptr, 4, 500, metrics, executor, {});
+      auto segments = build_first_segments(setup.input(), with_queries ? &prompt : nullptr, test::token_run(4, 500), metrics, executor, {});
       CHECK(segments.size() == 4);
-      for (auto& segment : build_segments(setup.input(), 500, 700, metrics, executor, {})) segments.push_back(segment);
+      for (auto& segment : build_segments(setup.input(), test::token_run(500, 700), metrics, executor, {})) segments.push_back(segment);
       REQUIRE(segments.size() == 6);
       int begin = 4;
       for (const auto& segment : segments) {

@@ -10,6 +10,7 @@
 #include "tests/support/cache.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/random.hpp"
+#include "tests/support/tokens.hpp"
 
 using namespace quorum;
 using namespace quorum::cpu;
@@ -45,7 +46,7 @@ RowMatrix gaussian_matrix(int rows, int cols, uint64_t seed) {
 HeadSegment segment_of(const ClusterMembers& members) {
   HeadSegment out;
   out.num_clusters = int(members.indptr.size()) - 1;
-  store_tokens(members, 0, out);
+  store_tokens(members, test::token_run(0, int(members.rows.size())), out);
   return out;
 }
 
@@ -55,7 +56,7 @@ TEST_CASE("rows are loaded as floats; NaN and Inf become zero rows and are repor
   Setup setup(10, ElementType::f16);
   bool non_finite = false;
   RowMatrix keys = RowMatrix::Constant(8, 24, -777.0f);
-  load_rows(setup.input(), false, 1, 2, 9, keys.data(), non_finite);
+  load_rows(setup.input(), false, 1, test::token_run(2, 9), keys.data(), non_finite);
   CHECK_FALSE(non_finite);
   const auto want = setup.cache.keys(1);
   for (int i = 0; i < 7; ++i) CHECK(test::largest_difference(keys.row(i).data(), want.row(2 + i), 24) == 0.0);
@@ -64,11 +65,11 @@ TEST_CASE("rows are loaded as floats; NaN and Inf become zero rows and are repor
     setup.cache.set_value(3, 0, 23, element);
     non_finite = false;
     RowMatrix values(10, 24);
-    load_rows(setup.input(), true, 0, 0, 10, values.data(), non_finite);
+    load_rows(setup.input(), true, 0, test::token_run(0, 10), values.data(), non_finite);
     CHECK(non_finite);
     CHECK(values.row(3).isZero(0.0f));
     for (const int i : {2, 4}) CHECK(test::largest_difference(values.row(i).data(), setup.cache.values(0).row(i), 24) == 0.0);
-    load_rows(setup.input(), true, 0, 4, 10, values.data(), non_finite);
+    load_rows(setup.input(), true, 0, test::token_run(4, 10), values.data(), non_finite);
     CHECK(non_finite);  // stays set
   }
 }
@@ -80,7 +81,7 @@ TEST_CASE("coordinates of keys: less the mean key, through the map, in parts of 
     setup.metric.forward = gaussian_matrix(24, 24, 93);
     for (size_t c = 0; c < 24; ++c) setup.metric.mean_key[c] = float(c) * 0.1f;
     bool non_finite = false;
-    const RowMatrix got = key_coordinates(setup.input(), setup.metric, 1, 3, 3 + num_tokens, non_finite);
+    const RowMatrix got = key_coordinates(setup.input(), setup.metric, 1, test::token_run(3, 3 + num_tokens), non_finite);
     CHECK_FALSE(non_finite);
     REQUIRE(got.rows() == num_tokens);
     REQUIRE(got.cols() == 24);
@@ -95,7 +96,7 @@ TEST_CASE("coordinates of keys: less the mean key, through the map, in parts of 
       }
     CHECK(worst <= 1e-4);
     setup.cache.set_key(num_tokens + 2, 1, 5, kNan);
-    CHECK(key_coordinates(setup.input(), setup.metric, 1, 3, 3 + num_tokens, non_finite).allFinite());
+    CHECK(key_coordinates(setup.input(), setup.metric, 1, test::token_run(3, 3 + num_tokens), non_finite).allFinite());
     CHECK(non_finite);
   }
 }
@@ -123,7 +124,7 @@ TEST_CASE("means of clusters; empty ones get zeros") {
 TEST_CASE("tokens in compressed rows: ascending inside a cluster, empty and padding clusters") {
   HeadSegment out;
   out.num_clusters = 4;
-  store_tokens(ClusterMembers({2, 0, 2, 0, 0, 3}, 4), 100, out);
+  store_tokens(ClusterMembers({2, 0, 2, 0, 0, 3}, 4), test::token_run(100, 106), out);
   REQUIRE(out.cluster_indptr.size() == 17);
   CHECK(std::vector<int>(out.cluster_tokens.begin(), out.cluster_tokens.end()) == std::vector<int>{101, 103, 104, 100, 102, 105});
   const int want_indptr[6] = {0, 3, 3, 5, 6, 6};
@@ -194,18 +195,18 @@ TEST_CASE("means of values, in both storages") {
 
 TEST_CASE("spread: the mean squared residual of each cluster") {
   const int n = 60, k = 7, dim = 16;
-  const RowMatrix residuals = gaussian_matrix(n, dim, 96);
+  const RowMatrix rows = gaussian_matrix(n, dim, 96), centroids = gaussian_matrix(k, dim, 97);
   std::vector<int> assignment;
   for (int i = 0; i < n; ++i) assignment.push_back(i * 5 % 11 % 6);  // the last cluster is empty
   const ClusterMembers members(assignment, k);
   HeadSegment out = segment_of(members);
-  store_spread(residuals, members, out);
+  store_spread(cluster_residuals(rows, members, centroids), out);
   REQUIRE(out.spread.size() == 16);
   for (int j = 0; j < 16; ++j) {
     double sum = 0.0, count = 0.0;
     for (int i = 0; i < n; ++i) {
       if (assignment[size_t(i)] != j) continue;
-      sum += residuals.row(i).cast<double>().squaredNorm();
+      sum += (rows.row(i) - centroids.row(j)).cast<double>().squaredNorm();
       ++count;
     }
     CAPTURE(j);
@@ -222,11 +223,11 @@ TEST_CASE("variances: of each coordinate of the keys around their centroid, to a
   const ClusterMembers members(assignment, k);
   HeadSegment out;
   out.num_clusters = k;
-  store_tokens(members, begin, out);
+  store_tokens(members, test::token_run(begin, end), out);
   bool ignored = false;
-  const RowMatrix x = key_coordinates(setup.input(), setup.metric, 1, begin, end, ignored);
+  const RowMatrix x = key_coordinates(setup.input(), setup.metric, 1, test::token_run(begin, end), ignored);
   const RowMatrix centroids = cluster_means(x, members);
-  store_residual_variance(setup.input(), setup.metric, 1, begin, end, centroids, out);
+  store_residual_variance(cluster_residuals(x, members, centroids), out);
   REQUIRE(out.residual_variance.size() == size_t(k * 24));
   REQUIRE(out.variance_scale.size() == 16);
   for (int j = 0; j < k; ++j) {
@@ -264,7 +265,7 @@ TEST_CASE("second moment of residuals: plain for few rows, close for many") {
 TEST_CASE("mean key: of the finite keys") {
   for (const int end : {20, 4 + kLoadRows, 5 + kLoadRows}) {
     Setup setup(end + 2);
-    const auto mean = mean_key(setup.input(), 1, 4, end);
+    const auto mean = mean_key(setup.input(), 1, test::token_run(4, end));
     REQUIRE(mean.size() == 32);
     for (int c = 0; c < 32; ++c) {
       double want = 0.0;
@@ -272,19 +273,19 @@ TEST_CASE("mean key: of the finite keys") {
       CHECK(test::near(double(mean[size_t(c)]), want, 1e-6));
     }
     setup.cache.set_key(end - 1, 1, 3, kNan);
-    for (const float x : mean_key(setup.input(), 1, 4, end)) CHECK(std::isfinite(x));
+    for (const float x : mean_key(setup.input(), 1, test::token_run(4, end))) CHECK(std::isfinite(x));
   }
 }
 
 TEST_CASE("runs of tokens are cut into segments") {
   Setup setup(10);
   setup.options.segment_tokens = 16;
-  const auto segments = empty_segments(setup.input(), 4, 40);
+  const auto segments = empty_segments(setup.input(), test::token_run(4, 40));
   REQUIRE(segments.size() == 3);
   CHECK(segments[0]->begin_token == 4);
   CHECK(segments[0]->end_token == 20);
   CHECK(segments[2]->begin_token == 36);
   CHECK(segments[2]->end_token == 40);
   CHECK(segments[1]->heads.size() == 2);
-  CHECK(empty_segments(setup.input(), 4, 4).empty());
+  CHECK(empty_segments(setup.input(), {}).empty());
 }

@@ -140,5 +140,5 @@ TEST_CASE("errors name the argument, its rule and its value, and leave the index
         "ClusterIndex::build: prompt_queries.data must be not null, got null");
   CHECK(index.bytes() == bytes);
   CHECK(index.num_tokens() == 200);
-  CHECK(index.view().end_token == 200);
+  CHECK(index.view().indexed_end == 200);
 }

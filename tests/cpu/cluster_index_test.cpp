@@ -43,7 +43,7 @@ std::vector<int> token_counts(const ClusterIndexView& view, int kv_head, int num
 bool covers(const ClusterIndexView& view, int begin, int end, int num_tokens) {
   std::vector<int> want(size_t(num_tokens), 0);
   for (int i = begin; i < end; ++i) want[size_t(i)] = 1;
-  bool all = view.begin_token == begin && view.end_token == end;
+  bool all = view.num_indexed == std::max(0, end - begin);
   for (int h = 0; h < view.num_kv_heads; ++h) all = all && token_counts(view, h, num_tokens) == want;
   return all;
 }

@@ -85,7 +85,7 @@ TEST_CASE("tokens appended one by one: waiting ones are always read, indexed one
   Growing growing;
   for (int length = kPrompt; length <= kLast; length += length % 13 == 0 ? 7 : 1) {
     test::append_index(growing.index, growing.cache.view().first(length));
-    const int waiting_from = growing.index.view().end_token;
+    const int waiting_from = growing.index.view().indexed_end;
     CHECK(length - waiting_from >= kWindow);
     CHECK(length - waiting_from < kWindow + kEvery);
     const auto rows = growing.select(length);
@@ -97,13 +97,13 @@ TEST_CASE("tokens appended one by one: waiting ones are always read, indexed one
     }
     if (length % 5 == 0) CHECK(growing.error(length, rows) <= test::attention_tolerance(64, kLast, 40.0));
   }
-  CHECK(growing.index.view().end_token > kPrompt);
+  CHECK(growing.index.view().indexed_end > kPrompt);
 }
 
 TEST_CASE("tokens that were appended and indexed are found when the query looks for them") {
   Growing growing;
   test::append_index(growing.index, growing.cache.view());
-  REQUIRE(growing.index.view().end_token == kLast - kWindow);
+  REQUIRE(growing.index.view().indexed_end == kLast - kWindow);
   for (const int token : {kPrompt + 3, kPrompt + 150, kLast - kWindow - 1}) {
     for (int h = 0; h < 4; ++h) {
       const auto centre = neighbourhood(growing.cache.keys(h / 2), token);

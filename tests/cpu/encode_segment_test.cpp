@@ -9,6 +9,7 @@
 #include "tests/support/cache.hpp"
 #include "tests/support/near.hpp"
 #include "tests/support/random.hpp"
+#include "tests/support/tokens.hpp"
 
 using namespace quorum;
 using namespace quorum::cpu;
@@ -40,8 +41,9 @@ struct Setup {
     SerialExecutor executor;
     const QueryView queries = prompt();
     metrics.resize(2);
-    auto all = build_first_segments(input(), with_queries ? &queries : nullptr, begin, end, metrics, executor, {});
-    for (auto& segment : build_segments(input(), end, kv.num_tokens, metrics, executor, {})) all.push_back(std::move(segment));
+    auto all = build_first_segments(input(), with_queries ? &queries : nullptr, test::token_run(begin, end), metrics, executor, {});
+    for (auto& segment : build_segments(input(), test::token_run(end, kv.num_tokens), metrics, executor, {}))
+      all.push_back(std::move(segment));
     return all;
   }
 };

@@ -42,7 +42,7 @@ struct Sampler {
     stage.scan();
     stage.read();
     REQUIRE(stage.finite);
-    for (int t = stage.index().begin_token; t < stage.index().end_token; ++t) unread.insert(t);
+    for (int t = stage.index().indexed_end - stage.index().num_indexed; t < stage.index().indexed_end; ++t) unread.insert(t);
     for (const int token : stage.listed_tokens()) unread.erase(token);
     for (int g = 0; g < 2; ++g) {
       const auto scores = stage.exact_scores(g);

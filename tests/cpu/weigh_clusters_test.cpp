@@ -48,7 +48,7 @@ TEST_CASE("always-read weight is exact, log_total is the log of both weights tog
     REQUIRE(got.finite);
     for (int g = 0; g < batch.shape().group_size(); ++g) {
       const auto scores = stage.exact_scores(g);
-      const int begin = stage.index().begin_token, end = stage.index().end_token;
+      const int end = stage.index().indexed_end, begin = end - stage.index().num_indexed;
       double always = 0.0;
       for (int i = 0; i < int(scores.size()); ++i)
         if (i < begin || i >= end) always += std::exp(scores[size_t(i)] - double(got.state.reference[g]));

@@ -33,8 +33,10 @@ CaseOptions three_segments(int head_dim, bool codes) {
 void check_head(const ClusterIndexView& index, int kv_head, const FlatHeadView& flat) {
   const ClusterHeadView& head = index.heads[kv_head];
   const int64_t d = index.head_dim, padded = padded_dim(index.head_dim), slots = head.num_cluster_slots();
-  CHECK(flat.begin_token == index.begin_token);
-  CHECK(flat.end_token == index.end_token);
+  CHECK(flat.num_indexed == index.num_indexed);
+  CHECK(flat.always.num_listed == index.always.num_listed);
+  CHECK(flat.always.num_known == index.always.num_known);
+  CHECK(same(flat.always.listed, index.always.listed, index.always.num_listed));
   CHECK(flat.residual_codes == index.residual_codes);
   CHECK(flat.non_finite == head.non_finite);
   CHECK(flat.clusters.num_clusters == slots);
@@ -47,7 +49,7 @@ void check_head(const ClusterIndexView& index, int kv_head, const FlatHeadView& 
   const std::vector<int32_t> indptr = download(all.cluster_indptr, size_t(slots) + 1);
   const std::vector<int32_t> code_indptr = index.residual_codes ? download(all.code_indptr, size_t(slots) + 1) : std::vector<int32_t>();
   CHECK(indptr.front() == 0);
-  CHECK(indptr.back() == index.end_token - index.begin_token);
+  CHECK(indptr.back() == index.num_indexed);
   CHECK(std::is_sorted(indptr.begin(), indptr.end()));
   CHECK(std::is_sorted(code_indptr.begin(), code_indptr.end()));
   CHECK((all.codes != nullptr) == index.residual_codes);

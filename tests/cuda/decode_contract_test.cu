@@ -171,7 +171,7 @@ TEST_CASE("cuda decoder: a captured step is replayed while lengths grow, with th
     const Graph graph(*decoder, batch, 16, 16 * 64);
     CHECK(int(graph.num_nodes) == kernels);
     // The tokens behind the index are in the window; a shorter sequence is one of which they have not been decoded yet.
-    const int indexed = host.index(0).end_token;
+    const int indexed = host.index(0).indexed_end;
     for (const int n : {indexed, indexed + 1, 500}) {
       if (n > 500) continue;
       StepCase::put(lengths.as<int32_t>(), std::vector<int32_t>{n, 300});

@@ -57,18 +57,31 @@ struct ClusterHeadView {
   QUORUM_HOST_DEVICE int num_blocks() const { return num_cluster_slots() / kClusterBlock; }
 };
 
-// Index of one sequence in one layer: tokens [begin_token, end_token) are in exactly one cluster per KV head; all others are always read.
+// Tokens that no cluster holds: a list, and everything that came after the index was last told. Always read.
+struct AlwaysRead {
+  const int32_t* listed = nullptr;  // [num_listed], as they were written: sinks, then those that wait to be clustered
+  int num_listed = 0;
+  int num_known = 0;  // tokens [0, num_known) are listed, in a cluster or erased
+
+  // Number of them in a sequence of num_tokens >= num_known tokens, and which is the i-th.
+  QUORUM_HOST_DEVICE int count(int num_tokens) const { return num_listed + num_tokens - num_known; }
+  QUORUM_HOST_DEVICE int32_t token(int i) const { return i < num_listed ? listed[i] : num_known + i - num_listed; }
+};
+
+// Index of one sequence in one layer. Every live token is in exactly one cluster per KV head, or always read.
 struct ClusterIndexView {
   const ClusterHeadView* heads = nullptr;  // [num_kv_heads]
   int num_kv_heads = 0;
   int head_dim = 0;
-  int begin_token = 0;
-  int end_token = 0;
+  int num_indexed = 0;  // tokens in clusters
+  int indexed_end = 0;  // no cluster holds a token at or beyond
+  AlwaysRead always;
+  const uint64_t* live = nullptr;  // [ceil(num_known / 64)], bit t % 64 of word t / 64; null: no token has been erased
   IndexStorage storage = IndexStorage::int8;
   VarianceModel variance = VarianceModel::shared;
   bool residual_codes = false;
 
-  QUORUM_HOST_DEVICE bool empty() const { return begin_token >= end_token; }
+  QUORUM_HOST_DEVICE bool empty() const { return num_indexed == 0; }
 };
 
 // One cluster, found by its id.

@@ -11,16 +11,16 @@ struct FlatHeadView {
   QueryMetricView metric;
   SegmentView clusters;  // num_clusters: slots, a multiple of 16
   ValueMoments moments;
-  int32_t begin_token = 0;  // indexed tokens: [begin_token, end_token)
-  int32_t end_token = 0;
+  AlwaysRead always;        // the list on the device too
+  int32_t num_indexed = 0;  // tokens in clusters
   bool non_finite = false;  // an indexed key or value was NaN or Inf: attend densely
   bool residual_codes = false;
 
-  QUORUM_HOST_DEVICE bool empty() const { return begin_token >= end_token; }
+  QUORUM_HOST_DEVICE bool empty() const { return num_indexed == 0; }
   QUORUM_HOST_DEVICE int num_blocks() const { return clusters.num_clusters / kClusterBlock; }
-  // Sinks, and everything that is not indexed yet.
-  QUORUM_HOST_DEVICE int num_always(int num_tokens) const { return empty() ? num_tokens : begin_token + num_tokens - end_token; }
-  QUORUM_HOST_DEVICE int always_token(int i) const { return empty() || i < begin_token ? i : end_token + i - begin_token; }
+  // Without clusters everything is read.
+  QUORUM_HOST_DEVICE int num_always(int num_tokens) const { return empty() ? num_tokens : always.count(num_tokens); }
+  QUORUM_HOST_DEVICE int always_token(int i) const { return empty() ? i : always.token(i); }
 };
 
 }  // namespace quorum

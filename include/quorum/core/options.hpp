@@ -34,6 +34,12 @@ struct IndexOptions {
   int window_tokens = 0;
   // Tokens that wait beyond window_tokens before they become a segment. Larger: fewer, better clusters; more tokens always read.
   int recluster_every = 256;
+  // Small segments, as appending and erasing leave them, are clustered anew together once they hold so many tokens: clusters of 256 tokens
+  // read 40 % more bytes at equal error than clusters of 8192, those of 2048 tokens 1 % (docs/performance.md). At most segment_tokens.
+  int merge_tokens = 2048;
+  // Pieces of clustering that one append() does, so that no step waits long; 0: all that is due. A piece is about as much as 512 rows
+  // times head_dim^2 multiplications; a segment of n tokens takes about n / 256 + 12 of them for each KV head.
+  int pieces_per_append = 0;
   // Weight of the identity in the query metric, [1e-4, 1]: 1 is plain L2, smaller trusts the sampled queries more.
   float metric_shrinkage = 0.1f;
   IndexStorage storage = IndexStorage::int8;
@@ -142,6 +148,10 @@ inline void validate(const IndexOptions& options, const char* function) {
           options.window_tokens);
   require(options.recluster_every >= 1 && options.recluster_every <= kMaxCount, function, "options.recluster_every", "1 to 2^30",
           options.recluster_every);
+  require(options.merge_tokens >= 0 && options.merge_tokens <= kMaxCount, function, "options.merge_tokens", "0 to 2^30",
+          options.merge_tokens);
+  require(options.pieces_per_append >= 0 && options.pieces_per_append <= kMaxCount, function, "options.pieces_per_append", "0 to 2^30",
+          options.pieces_per_append);
   require(options.metric_shrinkage >= 1e-4f && options.metric_shrinkage <= 1.0f, function, "options.metric_shrinkage", "in [1e-4, 1]",
           options.metric_shrinkage);
 }

@@ -10,7 +10,7 @@
 #include <memory>
 #include <mutex>
 
-#include "quorum/cpu/encode_segment.hpp"
+#include "quorum/cpu/build_segment.hpp"
 #include "quorum/cpu/executor.hpp"
 
 namespace quorum {
@@ -23,8 +23,6 @@ using BuildProgress = std::function<bool(int done, int total)>;
 
 namespace quorum::cpu {
 
-inline int num_clusters_for(int num_tokens, const IndexOptions& options) { return std::max(1, num_tokens / options.cluster_size); }
-
 // Second moment of every few residuals: enough of them that d * d numbers are well determined, by far not all.
 inline Eigen::MatrixXd moment_of(const RowMatrix& residuals) {
   const Eigen::Index d = residuals.cols(), step = std::max<Eigen::Index>(1, residuals.rows() / (16 * d)), count = residuals.rows() / step;
@@ -34,62 +32,42 @@ inline Eigen::MatrixXd moment_of(const RowMatrix& residuals) {
   return Eigen::MatrixXf(moment.selfadjointView<Eigen::Lower>()).template cast<double>() * double(step);
 }
 
-// Clusters tokens [begin, end) of one KV head and fills all of `out` that does not depend on a further turn of the coordinates.
-// Adds nothing to `residual_moment` if it is null. Returns the centroids [num_clusters][head_dim] in the metric's coordinates.
-inline RowMatrix cluster_segment(const BuildInput& input, const QueryMetric& metric, int kv_head, int begin, int end, HeadSegment& out,
-                                 Eigen::MatrixXd* residual_moment) {
-  const int d = input.shape->head_dim;
-  RowMatrix rows = key_coordinates(input, metric, kv_head, begin, end, out.non_finite);
-  out.num_clusters = num_clusters_for(end - begin, *input.options);
-  const ClusterMembers members(kmeans(rows.data(), end - begin, d, out.num_clusters, input.options->iterations), out.num_clusters);
-  store_tokens(members, begin, out);
-  RowMatrix centroids = cluster_means(rows, members);
-  for (int j = 0; j < out.num_clusters; ++j)
-    for (int at = members.indptr[size_t(j)]; at < members.indptr[size_t(j) + 1]; ++at)
-      rows.row(members.rows[size_t(at)]) -= centroids.row(j);
-  store_spread(rows, members, out);
-  if (residual_moment != nullptr) *residual_moment = moment_of(rows);
-  load_rows(input, true, kv_head, begin, end, rows.data(), out.non_finite);
-  const RowMatrix value_means = cluster_means(rows, members);
-  store_value_means(value_means, input.options->storage, out);
-  if (input.options->residual_codes) store_value_moments(rows, value_means, members, out);
-  return centroids;
-}
-
-// The rest of a segment, once the coordinates are final. centroids: in the metric's coordinates.
-inline void finish_segment(const BuildInput& input, const QueryMetric& metric, int kv_head, int begin, int end, const RowMatrix& centroids,
-                           HeadSegment& out) {
-  store_centroids(centroids, metric, input.options->storage, out);
-  if (input.options->variance == VarianceModel::diagonal) store_residual_variance(input, metric, kv_head, begin, end, centroids, out);
-  if (input.options->residual_codes) store_residual_codes(input, metric, kv_head, begin, end, centroids, out);
-}
-
-// Mean of the finite keys among tokens [begin, end).
-inline AlignedVector<float> mean_key(const BuildInput& input, int kv_head, int begin, int end) {
+// Mean of the finite keys among the tokens.
+inline AlignedVector<float> mean_key(const BuildInput& input, int kv_head, std::span<const int32_t> tokens) {
   const int d = input.shape->head_dim;
   Eigen::RowVectorXd sum = Eigen::RowVectorXd::Zero(d);
   RowMatrix keys(kLoadRows, d);
   bool ignored = false;
-  for (int first = begin; first < end; first += kLoadRows) {
-    const int count = std::min(kLoadRows, end - first);
-    load_rows(input, false, kv_head, first, first + count, keys.data(), ignored);
-    sum += keys.topRows(count).colwise().sum().template cast<double>();
+  for (size_t at = 0; at < tokens.size(); at += kLoadRows) {
+    const auto part = tokens.subspan(at, std::min(size_t(kLoadRows), tokens.size() - at));
+    load_rows(input, false, kv_head, part, keys.data(), ignored);
+    sum += keys.topRows(Eigen::Index(part.size())).colwise().sum().template cast<double>();
   }
   AlignedVector<float> mean(size_t(padded_dim(d)), 0.0f);
-  for (int c = 0; c < d; ++c) mean[size_t(c)] = float(sum[c] / std::max(1, end - begin));
+  for (int c = 0; c < d; ++c) mean[size_t(c)] = float(sum[c] / double(std::max<size_t>(1, tokens.size())));
   return mean;
 }
 
-// Cuts [begin, end) into segments of options.segment_tokens.
-inline std::vector<std::shared_ptr<Segment>> empty_segments(const BuildInput& input, int begin, int end) {
+// Tokens of segment s if they are cut into segments of options.segment_tokens.
+inline std::span<const int32_t> tokens_of_segment(const BuildInput& input, std::span<const int32_t> tokens, int s) {
+  const size_t length = size_t(input.options->segment_tokens), first = size_t(s) * length;
+  return tokens.subspan(first, std::min(length, tokens.size() - first));
+}
+
+inline std::shared_ptr<Segment> empty_segment(const BuildInput& input, std::span<const int32_t> tokens) {
+  auto segment = std::make_shared<Segment>();
+  const auto [first, last] = std::minmax_element(tokens.begin(), tokens.end());
+  segment->num_tokens = int(tokens.size());
+  segment->begin_token = *first;
+  segment->end_token = *last + 1;
+  segment->heads.resize(size_t(input.shape->num_kv_heads));
+  return segment;
+}
+
+inline std::vector<std::shared_ptr<Segment>> empty_segments(const BuildInput& input, std::span<const int32_t> tokens) {
   std::vector<std::shared_ptr<Segment>> segments;
-  for (int first = begin; first < end; first += input.options->segment_tokens) {
-    auto segment = std::make_shared<Segment>();
-    segment->begin_token = first;
-    segment->end_token = std::min(first + input.options->segment_tokens, end);
-    segment->heads.resize(size_t(input.shape->num_kv_heads));
-    segments.push_back(std::move(segment));
-  }
+  const int count = int(ceil_div(int64_t(tokens.size()), input.options->segment_tokens));
+  for (int s = 0; s < count; ++s) segments.push_back(empty_segment(input, tokens_of_segment(input, tokens, s)));
   return segments;
 }
 
@@ -143,14 +121,14 @@ void for_each_head_segment(Executor& executor, int num_segments, int num_kv_head
   if (failure) std::rethrow_exception(failure);
 }
 
-// The first build: finds the coordinates of every head from the prompt's queries and residuals, and indexes tokens [begin, end).
+// The first build: finds the coordinates of every head from the prompt's queries and residuals, and indexes the tokens.
 //
 // Cost: see ClusterIndex::build. Memory: see build_bytes().
-inline std::vector<std::shared_ptr<Segment>> build_first_segments(const BuildInput& input, const QueryView* prompt_queries, int begin,
-                                                                  int end, std::vector<QueryMetric>& metrics, Executor& executor,
-                                                                  const BuildProgress& progress) {
+inline std::vector<std::shared_ptr<Segment>> build_first_segments(const BuildInput& input, const QueryView* prompt_queries,
+                                                                  std::span<const int32_t> tokens, std::vector<QueryMetric>& metrics,
+                                                                  Executor& executor, const BuildProgress& progress) {
   const int num_kv_heads = input.shape->num_kv_heads;
-  auto segments = empty_segments(input, begin, end);
+  auto segments = empty_segments(input, tokens);
   const int num_segments = int(segments.size());
   std::vector<MetricFactor> factors(static_cast<size_t>(num_kv_heads));
   for_each_head_segment(executor, 1, num_kv_heads, {}, [&](int, int head) {
@@ -158,15 +136,18 @@ inline std::vector<std::shared_ptr<Segment>> build_first_segments(const BuildInp
     factors[size_t(head)] = factor_metric(shrunk_second_moment(prompt_queries, *input.shape, head, input.options->metric_shrinkage));
     metric.forward = factors[size_t(head)].forward.template cast<float>();
     metric.signs = random_signs(input.shape->head_dim, input.options->seed, head);
-    metric.mean_key = mean_key(input, head, begin, end);
+    metric.mean_key = mean_key(input, head, tokens);
   });
   std::vector<RowMatrix> centroids(size_t(num_segments * num_kv_heads));
   std::vector<Eigen::MatrixXd> moments(centroids.size());
   const auto at = [&](int segment, int head) { return size_t(segment * num_kv_heads + head); };
   for_each_head_segment(executor, num_segments, num_kv_heads, progress, [&](int s, int head) {
-    Segment& segment = *segments[size_t(s)];
-    centroids[at(s, head)] = cluster_segment(input, metrics[size_t(head)], head, segment.begin_token, segment.end_token,
-                                             segment.heads[size_t(head)], &moments[at(s, head)]);
+    HeadSegmentBuild build(input, metrics[size_t(head)], head, tokens_of_segment(input, tokens, s),
+                           segments[size_t(s)]->heads[size_t(head)]);
+    while (build.advance_clusters(input)) {
+    }
+    moments[at(s, head)] = moment_of(build.residuals());
+    centroids[at(s, head)] = std::move(build.centroids());
   });
   std::vector<RowMatrix> turns(static_cast<size_t>(num_kv_heads));
   for_each_head_segment(executor, 1, num_kv_heads, {}, [&](int, int head) {
@@ -178,26 +159,21 @@ inline std::vector<std::shared_ptr<Segment>> build_first_segments(const BuildInp
     metric.inverse = pack_inverse(turn.transpose() * factors[size_t(head)].inverse);
   });
   for_each_head_segment(executor, num_segments, num_kv_heads, {}, [&](int s, int head) {
-    Segment& segment = *segments[size_t(s)];
     RowMatrix& own = centroids[at(s, head)];
     own = own * turns[size_t(head)];
-    finish_segment(input, metrics[size_t(head)], head, segment.begin_token, segment.end_token, own, segment.heads[size_t(head)]);
+    finish_head_segment(input, metrics[size_t(head)], head, own, segments[size_t(s)]->heads[size_t(head)]);
     own.resize(0, 0);
   });
   return segments;
 }
 
-// Indexes further tokens [begin, end) in coordinates that are already there.
-inline std::vector<std::shared_ptr<Segment>> build_segments(const BuildInput& input, int begin, int end,
+// Indexes further tokens in coordinates that are already there.
+inline std::vector<std::shared_ptr<Segment>> build_segments(const BuildInput& input, std::span<const int32_t> tokens,
                                                             const std::vector<QueryMetric>& metrics, Executor& executor,
                                                             const BuildProgress& progress) {
-  auto segments = empty_segments(input, begin, end);
+  auto segments = empty_segments(input, tokens);
   for_each_head_segment(executor, int(segments.size()), input.shape->num_kv_heads, progress, [&](int s, int head) {
-    Segment& segment = *segments[size_t(s)];
-    const QueryMetric& metric = metrics[size_t(head)];
-    HeadSegment& out = segment.heads[size_t(head)];
-    const RowMatrix centroids = cluster_segment(input, metric, head, segment.begin_token, segment.end_token, out, nullptr);
-    finish_segment(input, metric, head, segment.begin_token, segment.end_token, centroids, out);
+    build_head_segment(input, metrics[size_t(head)], head, tokens_of_segment(input, tokens, s), segments[size_t(s)]->heads[size_t(head)]);
   });
   return segments;
 }
@@ -208,9 +184,10 @@ inline int64_t build_bytes(const AttentionShape& shape, const IndexOptions& opti
   const int64_t d = shape.head_dim, heads = shape.num_kv_heads;
   const int64_t rows = std::min<int64_t>(options.segment_tokens, num_tokens), clusters = std::max<int64_t>(1, rows / options.cluster_size);
   const int64_t segments = ceil_div(num_tokens, options.segment_tokens);
-  // Coordinates, a part of the keys, k-means or else the means of keys and values, a copy of the moment.
-  const int64_t worker = rows * d * 4 + kLoadRows * d * 4 + std::max(kmeans_bytes(int(rows), int(d), int(clusters)), clusters * d * 8) +
-                         rows * 8 + d * d * 24 + 64 * d;
+  // Coordinates, a part of the keys, k-means or else the residuals and the means of keys and values, a copy of the moment.
+  const int64_t worker = rows * d * 4 + kLoadRows * d * 4 +
+                         std::max(kmeans_bytes(int(rows), int(d), int(clusters)), rows * d * 4 + clusters * d * 8) + rows * 8 + d * d * 24 +
+                         64 * d;
   const int64_t first_build = segments * heads * (clusters * d * 4 + d * d * 8) + heads * d * d * 28;
   return num_workers * worker + first_build;
 }

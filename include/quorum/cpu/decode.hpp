@@ -145,8 +145,7 @@ class Decoder {
       if (sequence.kv.num_tokens > limits_.max_tokens) return DecodeStatus::too_many_tokens;
       if (sequence.index == nullptr) continue;
       const ClusterIndexView& index = *sequence.index;
-      if (index.num_kv_heads != shape_.num_kv_heads || index.head_dim != shape_.head_dim ||
-          (!index.empty() && index.end_token > sequence.kv.num_tokens))
+      if (index.num_kv_heads != shape_.num_kv_heads || index.head_dim != shape_.head_dim || index.always.num_known > sequence.kv.num_tokens)
         return DecodeStatus::index_mismatch;
       const bool needs_codes = options_.unit == ReadUnit::tokens || options_.target_error > 0.0f;
       if (needs_codes && !index.empty() && !index.residual_codes) return DecodeStatus::codes_missing;

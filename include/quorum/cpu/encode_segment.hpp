@@ -1,6 +1,8 @@
 // What decoding reads of a segment, from rows of keys and values and their clusters: int8 rows, spreads, residual codes. Uses Eigen.
 #pragma once
 
+#include <span>
+
 #include "quorum/core/options.hpp"
 #include "quorum/cpu/kmeans.hpp"
 #include "quorum/cpu/query_metric.hpp"
@@ -18,31 +20,39 @@ struct BuildInput {
 // Rows that are converted and multiplied together: the copy in floats stays in L2.
 inline constexpr int kLoadRows = 256;
 
-// Rows of keys or values as floats, `out` [end - begin][head_dim]. Rows with NaN or Inf become zero and set `non_finite`.
-inline void load_rows(const BuildInput& input, bool values, int kv_head, int begin, int end, float* out, bool& non_finite) {
+// Rows of keys or values as floats, `out` [tokens][head_dim]. Rows with NaN or Inf become zero and set `non_finite`.
+inline void load_rows(const BuildInput& input, bool values, int kv_head, std::span<const int32_t> tokens, float* out, bool& non_finite) {
   const int d = input.shape->head_dim;
   AlignedVector<float> row(size_t(padded_dim(d)));
-  for (int i = begin; i < end; ++i, out += d) {
-    load_row(values ? input.kv->value_row(i, kv_head) : input.kv->key_row(i, kv_head), input.kv->type, d, 1.0f, row.data());
+  for (const int32_t token : tokens) {
+    load_row(values ? input.kv->value_row(token, kv_head) : input.kv->key_row(token, kv_head), input.kv->type, d, 1.0f, row.data());
     if (simd::all_finite(row.data(), int(row.size()))) {
       std::copy_n(row.data(), d, out);
     } else {
       std::fill_n(out, d, 0.0f);
       non_finite = true;
     }
+    out += d;
   }
 }
 
-// Coordinates of the keys of tokens [begin, end) under a linear map: (k - mean_key) * forward.
-inline RowMatrix key_coordinates(const BuildInput& input, const QueryMetric& metric, int kv_head, int begin, int end, bool& non_finite) {
+// Coordinates of the keys of tokens under a linear map, (k - mean_key) * forward, into rows [first, first + tokens) of `out`.
+inline void load_coordinates(const BuildInput& input, const QueryMetric& metric, int kv_head, std::span<const int32_t> tokens,
+                             Eigen::Index first, RowMatrix& out, bool& non_finite) {
   const int d = input.shape->head_dim;
-  RowMatrix coordinates(end - begin, d), keys(kLoadRows, d);
-  for (int first = begin; first < end; first += kLoadRows) {
-    const int count = std::min(kLoadRows, end - first);
-    load_rows(input, false, kv_head, first, first + count, keys.data(), non_finite);
+  RowMatrix keys(kLoadRows, d);
+  for (size_t at = 0; at < tokens.size(); at += kLoadRows) {
+    const auto part = tokens.subspan(at, std::min(size_t(kLoadRows), tokens.size() - at));
+    const auto count = Eigen::Index(part.size());
+    load_rows(input, false, kv_head, part, keys.data(), non_finite);
     keys.topRows(count).rowwise() -= Eigen::Map<const Eigen::RowVectorXf>(metric.mean_key.data(), d);
-    coordinates.middleRows(first - begin, count).noalias() = keys.topRows(count) * metric.forward;
+    out.middleRows(first + Eigen::Index(at), count).noalias() = keys.topRows(count) * metric.forward;
   }
+}
+inline RowMatrix key_coordinates(const BuildInput& input, const QueryMetric& metric, int kv_head, std::span<const int32_t> tokens,
+                                 bool& non_finite) {
+  RowMatrix coordinates(Eigen::Index(tokens.size()), input.shape->head_dim);
+  load_coordinates(input, metric, kv_head, tokens, 0, coordinates, non_finite);
   return coordinates;
 }
 
@@ -58,8 +68,8 @@ inline RowMatrix cluster_means(const RowMatrix& rows, const ClusterMembers& memb
   return means;
 }
 
-// Compressed rows of tokens by cluster, ascending inside each, and the sizes.
-inline void store_tokens(const ClusterMembers& members, int begin, HeadSegment& out) {
+// Compressed rows of tokens by cluster, inside each in the order of `tokens`, and the sizes.
+inline void store_tokens(const ClusterMembers& members, std::span<const int32_t> tokens, HeadSegment& out) {
   const size_t slots = size_t(round_up(out.num_clusters, kClusterBlock));
   out.size.assign(slots, 0.0f);
   out.cluster_indptr.assign(slots + 1, int32_t(members.rows.size()));
@@ -68,7 +78,7 @@ inline void store_tokens(const ClusterMembers& members, int begin, HeadSegment& 
     out.cluster_indptr[size_t(j)] = members.indptr[size_t(j)];
   }
   out.cluster_tokens.resize(members.rows.size());
-  for (size_t i = 0; i < members.rows.size(); ++i) out.cluster_tokens[i] = begin + members.rows[i];
+  for (size_t i = 0; i < members.rows.size(); ++i) out.cluster_tokens[i] = tokens[size_t(members.rows[i])];
 }
 
 // Scale of an int8 row: its largest magnitude is 127 steps.
@@ -153,29 +163,42 @@ inline void store_value_moments(const RowMatrix& values, const RowMatrix& means,
   out.moments.mean_square = float(mean_square / double(std::max<Eigen::Index>(1, values.rows())));
 }
 
-// Mean squared residual of each cluster. residuals: rows minus the centroids of their clusters.
-inline void store_spread(const RowMatrix& residuals, const ClusterMembers& members, HeadSegment& out) {
+// Rows of the tokens in the order of the clusters, minus the centroids. rows: in the order in which the clustering met them.
+inline RowMatrix cluster_residuals(const RowMatrix& rows, const ClusterMembers& members, const RowMatrix& centroids) {
+  RowMatrix residuals(rows.rows(), rows.cols());
+  for (int j = 0; j < int(centroids.rows()); ++j)
+    for (int at = members.indptr[size_t(j)]; at < members.indptr[size_t(j) + 1]; ++at)
+      residuals.row(at) = rows.row(members.rows[size_t(at)]) - centroids.row(j);
+  return residuals;
+}
+// The same from the keys, once the coordinates are final.
+inline RowMatrix cluster_residuals(const BuildInput& input, const QueryMetric& metric, int kv_head, const RowMatrix& centroids,
+                                   const HeadSegment& segment) {
+  bool ignored = false;
+  RowMatrix rows = key_coordinates(input, metric, kv_head, segment.cluster_tokens, ignored);
+  for (int j = 0; j < segment.num_clusters; ++j)
+    for (int at = segment.cluster_indptr[size_t(j)]; at < segment.cluster_indptr[size_t(j) + 1]; ++at) rows.row(at) -= centroids.row(j);
+  return rows;
+}
+
+// Mean squared residual of each cluster. residuals: see cluster_residuals().
+inline void store_spread(const RowMatrix& residuals, HeadSegment& out) {
   out.spread.assign(out.size.size(), 0.0f);
   for (int j = 0; j < out.num_clusters; ++j) {
     float sum = 0.0f;
-    for (int at = members.indptr[size_t(j)]; at < members.indptr[size_t(j) + 1]; ++at)
-      sum += residuals.row(members.rows[size_t(at)]).squaredNorm();
-    if (members.size(j) > 0) out.spread[size_t(j)] = sum / float(members.size(j));
+    for (int at = out.cluster_indptr[size_t(j)]; at < out.cluster_indptr[size_t(j) + 1]; ++at) sum += residuals.row(at).squaredNorm();
+    if (out.size[size_t(j)] > 0.0f) out.spread[size_t(j)] = sum / out.size[size_t(j)];
   }
 }
 
-// Variance of each coordinate in each cluster, VarianceModel::diagonal. Goes over the keys again: final coordinates are known only now.
-inline void store_residual_variance(const BuildInput& input, const QueryMetric& metric, int kv_head, int begin, int end,
-                                    const RowMatrix& centroids, HeadSegment& out) {
-  bool ignored = false;
-  const RowMatrix rows = key_coordinates(input, metric, kv_head, begin, end, ignored);
-  const Eigen::Index d = rows.cols();
-  out.residual_variance.assign(size_t(centroids.size()), 0);
+// Variance of each coordinate in each cluster, VarianceModel::diagonal.
+inline void store_residual_variance(const RowMatrix& residuals, HeadSegment& out) {
+  const Eigen::Index d = residuals.cols();
+  out.residual_variance.assign(size_t(out.num_clusters) * size_t(d), 0);
   out.variance_scale.assign(out.size.size(), 0.0f);
   for (int j = 0; j < out.num_clusters; ++j) {
     Eigen::RowVectorXf variance = Eigen::RowVectorXf::Zero(d);
-    for (int at = out.cluster_indptr[size_t(j)]; at < out.cluster_indptr[size_t(j) + 1]; ++at)
-      variance += (rows.row(out.cluster_tokens[size_t(at)] - begin) - centroids.row(j)).cwiseAbs2();
+    for (int at = out.cluster_indptr[size_t(j)]; at < out.cluster_indptr[size_t(j) + 1]; ++at) variance += residuals.row(at).cwiseAbs2();
     variance /= std::max(1.0f, out.size[size_t(j)]);
     const float scale = std::max(variance.maxCoeff(), 1e-12f) / 255.0f;
     out.variance_scale[size_t(j)] = scale;
@@ -183,12 +206,9 @@ inline void store_residual_variance(const BuildInput& input, const QueryMetric& 
   }
 }
 
-// Residual codes of all tokens, cluster by cluster. Goes over the keys again, as store_residual_variance().
-inline void store_residual_codes(const BuildInput& input, const QueryMetric& metric, int kv_head, int begin, int end,
-                                 const RowMatrix& centroids, HeadSegment& out) {
-  bool ignored = false;
-  const RowMatrix rows = key_coordinates(input, metric, kv_head, begin, end, ignored);
-  const int d = int(rows.cols());
+// Residual codes of all tokens, cluster by cluster.
+inline void store_residual_codes(const RowMatrix& residuals, const QueryMetric& metric, HeadSegment& out) {
+  const int d = int(residuals.cols());
   out.code_indptr.assign(out.size.size() + 1, 0);
   for (size_t j = 0; j < out.size.size(); ++j) out.code_indptr[j + 1] = out.code_indptr[j] + num_code_blocks(int(out.size[j]));
   const size_t blocks = size_t(out.code_indptr.back());
@@ -199,7 +219,7 @@ inline void store_residual_codes(const BuildInput& input, const QueryMetric& met
   for (int j = 0; j < out.num_clusters; ++j) {
     const int first = out.cluster_indptr[size_t(j)], size = out.cluster_indptr[size_t(j) + 1] - first;
     for (int i = 0; i < size; ++i) {
-      Eigen::Map<Eigen::RowVectorXf>(x.data(), d) = rows.row(out.cluster_tokens[size_t(first + i)] - begin) - centroids.row(j);
+      Eigen::Map<Eigen::RowVectorXf>(x.data(), d) = residuals.row(first + i);
       simd::rotate(x.data(), metric.signs.data(), d);
       const size_t block = size_t(out.code_indptr[size_t(j)] + i / kCodeBlock), lane = size_t(i % kCodeBlock);
       f16& scale = out.code_scale[block * kCodeBlock + lane];
@@ -207,7 +227,7 @@ inline void store_residual_codes(const BuildInput& input, const QueryMetric& met
       squares += double(to_float(scale)) * double(to_float(scale));
     }
   }
-  out.moments.code_scale = float(squares / std::max(1, end - begin));
+  out.moments.code_scale = float(squares / double(std::max<Eigen::Index>(1, residuals.rows())));
 }
 
 }  // namespace quorum::cpu

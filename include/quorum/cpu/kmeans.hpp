@@ -196,32 +196,59 @@ inline bool restart_empty_clusters(const simd::ByteRows& rows, const std::vector
   return true;
 }
 
-// Clusters the rows.
+// Clusters rows, a round at a time.
 //
 // Method: Lloyd's algorithm in int8 from rows at uniform stride, at most `iterations` rounds, then one last assignment. Shapes: rows
-// [num_rows][dim], finite, dim a multiple of 8; num_clusters <= num_rows. Determinism: same rows, same result, whatever the threads.
-// Post: assignment [num_rows] in [0, num_clusters); clusters may be empty. Cost: 1.5 * num_rows * num_clusters * dim multiply-adds of
-// bytes and 16 * num_rows * dim for each further round. Memory: kmeans_bytes().
-inline std::vector<int> kmeans(const float* row_data, int num_rows, int dim, int num_clusters, int iterations) {
-  const QuantisedRows quantised(row_data, num_rows, dim);
-  const simd::ByteRows rows = quantised.view();
-  Centroids centroids(num_clusters, rows);
-  for (int j = 0; j < num_clusters; ++j)
-    centroids.set_to_row(j, rows, num_clusters == 1 ? 0 : int(int64_t(j) * (num_rows - 1) / (num_clusters - 1)));
-  std::vector<int> assignment(static_cast<size_t>(num_rows), -1);
-  AlignedVector<int32_t> candidates(static_cast<size_t>(num_rows) * 16);
-  const int half = dim >= 32 ? int(round_up(dim / 2, 4)) : dim;
-  for (int round = 0;; ++round) {
-    const int dims = round == 0 ? half : dim;
-    centroids.quantise(dims);
-    const bool searches_all = round == 0 || round == std::min(kSecondFullSearch, iterations);
-    const int changed = searches_all ? assign_to_nearest(rows, centroids.view(), dims, assignment, candidates)
-                                     : assign_to_candidates(rows, centroids.view(), assignment, candidates);
-    if (round == iterations || (changed == 0 && round >= kSecondFullSearch)) return assignment;
-    const ClusterMembers members(assignment, num_clusters);
-    update_centroids(rows, members, centroids);
-    restart_empty_clusters(rows, assignment, members, centroids);
+// [num_rows][dim], finite, dim a multiple of 8, needed by the constructor only; num_clusters <= num_rows. Determinism: same rows, same
+// result, whatever the threads. Cost: 1.5 * num_rows * num_clusters * dim multiply-adds of bytes and 16 * num_rows * dim for each further
+// round. Memory: kmeans_bytes().
+class KMeans {
+ public:
+  KMeans(const float* row_data, int num_rows, int dim, int num_clusters, int iterations)
+      : quantised_(row_data, num_rows, dim),
+        rows_(quantised_.view()),
+        centroids_(num_clusters, rows_),
+        iterations_(iterations),
+        assignment_(static_cast<size_t>(num_rows), -1),
+        candidates_(static_cast<size_t>(num_rows) * 16) {
+    for (int j = 0; j < num_clusters; ++j)
+      centroids_.set_to_row(j, rows_, num_clusters == 1 ? 0 : int(int64_t(j) * (num_rows - 1) / (num_clusters - 1)));
   }
+  KMeans(const KMeans&) = delete;
+  KMeans& operator=(const KMeans&) = delete;
+
+  // Does the next round. Returns false once the assignment is final.
+  bool advance() {
+    const int dim = rows_.dim, half = dim >= 32 ? int(round_up(dim / 2, 4)) : dim, dims = round_ == 0 ? half : dim;
+    centroids_.quantise(dims);
+    const bool searches_all = round_ == 0 || round_ == std::min(kSecondFullSearch, iterations_);
+    const int changed = searches_all ? assign_to_nearest(rows_, centroids_.view(), dims, assignment_, candidates_)
+                                     : assign_to_candidates(rows_, centroids_.view(), assignment_, candidates_);
+    if (round_ == iterations_ || (changed == 0 && round_ >= kSecondFullSearch)) return false;
+    const ClusterMembers members(assignment_, centroids_.num_clusters());
+    update_centroids(rows_, members, centroids_);
+    restart_empty_clusters(rows_, assignment_, members, centroids_);
+    ++round_;
+    return true;
+  }
+  // [num_rows], in [0, num_clusters); clusters may be empty.
+  const std::vector<int>& assignment() const { return assignment_; }
+
+ private:
+  QuantisedRows quantised_;
+  simd::ByteRows rows_;
+  Centroids centroids_;
+  int iterations_, round_ = 0;
+  std::vector<int> assignment_;
+  AlignedVector<int32_t> candidates_;
+};
+
+// All rounds at once.
+inline std::vector<int> kmeans(const float* row_data, int num_rows, int dim, int num_clusters, int iterations) {
+  KMeans clustering(row_data, num_rows, dim, num_clusters, iterations);
+  while (clustering.advance()) {
+  }
+  return clustering.assignment();
 }
 
 // Most memory that kmeans() holds at a time, in bytes, its result included.

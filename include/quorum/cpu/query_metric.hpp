@@ -37,6 +37,8 @@ struct QueryMetric {
   }
 };
 
+using Metrics = std::vector<QueryMetric>;  // [num_kv_heads]
+
 // Second moment of the group's sampled queries, trace normalised to head_dim and shrunk towards the identity (eq. 3).
 //
 // Shapes: queries [num_rows][num_qo_heads][head_dim], any element type. Rows with NaN or Inf are left out; without any row: identity.

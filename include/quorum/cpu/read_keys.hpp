@@ -57,11 +57,9 @@ inline void score_listed_tokens(const HeadTask& task, int first, int last) {
 
 // Lists sinks and window and scores the worker's part of them. Post: own().max_score covers that part.
 inline void score_always_tokens(const HeadTask& task, const ClusterIndexView& index, ReadState& state) {
-  const int num_sinks = std::min(index.begin_token, task.kv.num_tokens);
-  const int window = std::max(num_sinks, index.empty() ? num_sinks : index.end_token);
-  state.num_always = num_sinks + task.kv.num_tokens - window;
+  state.num_always = index.always.count(task.kv.num_tokens);
   const int first = task.team.first(state.num_always), last = task.team.last(state.num_always);
-  for (int i = first; i < last; ++i) task.shared->tokens[i] = i < num_sinks ? i : window + i - num_sinks;
+  for (int i = first; i < last; ++i) task.shared->tokens[i] = index.always.token(i);
   score_listed_tokens(task, first, last);
   for (int g = 0; g < task.num_heads; ++g) {
     const float* scores = task.shared->weights.row(g);

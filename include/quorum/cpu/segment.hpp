@@ -1,14 +1,28 @@
-// One immutable run of indexed tokens: its clusters for every KV head. Segments are shared between copies of an index.
+// Tokens that were clustered together: their clusters for every KV head. Immutable, and shared between copies of an index.
 #pragma once
 
 #include <cstring>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "quorum/core/cluster_index_view.hpp"
+#include "quorum/core/residual_code.hpp"
 #include "quorum/cpu/aligned_vector.hpp"
 
 namespace quorum::cpu {
+
+// What the lengths of a segment's arrays follow from.
+struct SegmentSizes {
+  int64_t clusters = 0, slots = 0;  // slots: clusters in whole blocks
+  int64_t tokens = 0, code_blocks = 0;
+  int64_t head_dim = 0;
+
+  static SegmentSizes of(const SegmentView& view, int head_dim) {
+    const int64_t slots = round_up(view.num_clusters, kClusterBlock);
+    return {view.num_clusters, slots, view.cluster_indptr[slots], view.code_indptr == nullptr ? 0 : view.code_indptr[slots], head_dim};
+  }
+};
 
 // Clusters of one KV head in one segment; see SegmentView for the layouts. Once packed, the arrays are empty and the view stands for them.
 struct HeadSegment {
@@ -34,14 +48,14 @@ struct HeadSegment {
   SegmentView view() const {
     SegmentView view = packed_;
     if (packed_bytes_ == 0)
-      for_each_array(*this, view, [](const auto& array, auto& pointer) { pointer = array.empty() ? nullptr : array.data(); });
+      for_each_array(*this, view, [](const auto& array, auto& pointer, int64_t) { pointer = array.empty() ? nullptr : array.data(); });
     view.num_clusters = num_clusters;
     return view;
   }
   int64_t bytes() const {
     int64_t total = packed_bytes_;
     SegmentView view;
-    for_each_array(*this, view, [&](const auto& array, auto&) { total += content_bytes(array); });
+    for_each_array(*this, view, [&](const auto& array, auto&, int64_t) { total += content_bytes(array); });
     return total;
   }
 
@@ -49,13 +63,13 @@ struct HeadSegment {
   int64_t block_bytes() const {
     int64_t total = 0;
     SegmentView view;
-    for_each_array(*this, view, [&](const auto& array, auto&) { total += round_up(content_bytes(array), int64_t(kCacheLine)); });
+    for_each_array(*this, view, [&](const auto& array, auto&, int64_t) { total += round_up(content_bytes(array), int64_t(kCacheLine)); });
     return total;
   }
   // Moves the arrays into block_bytes() bytes of someone else's, who keeps them as long as the views are used.
   void pack(std::byte* block) {
     packed_bytes_ = bytes();
-    for_each_array(*this, packed_, [&](auto& array, auto& pointer) {
+    for_each_array(*this, packed_, [&](auto& array, auto& pointer, int64_t) {
       if (array.empty()) return;
       std::memcpy(block, array.data(), size_t(content_bytes(array)));
       pointer = reinterpret_cast<decltype(array.data())>(block);
@@ -64,37 +78,38 @@ struct HeadSegment {
     });
   }
 
+  // Calls f(array, its pointer in the view, the array's length if the index has it) for all of them.
+  template <class Self, class F>
+  static void for_each_array(Self& self, SegmentView& view, F&& f, const SegmentSizes& n = {}) {
+    f(self.centroids, view.centroids, n.slots * n.head_dim);
+    f(self.centroid_scale, view.centroid_scale, n.slots);
+    f(self.centroids_f32, view.centroids_f32, n.clusters * n.head_dim);
+    f(self.spread, view.spread, n.slots);
+    f(self.size, view.size, n.slots);
+    f(self.cluster_indptr, view.cluster_indptr, n.slots + 1);
+    f(self.cluster_tokens, view.cluster_tokens, n.tokens);
+    f(self.value_means, view.value_means, n.clusters * n.head_dim);
+    f(self.value_mean_scale, view.value_mean_scale, n.slots);
+    f(self.value_means_f32, view.value_means_f32, n.clusters * n.head_dim);
+    f(self.residual_variance, view.residual_variance, n.clusters * n.head_dim);
+    f(self.variance_scale, view.variance_scale, n.slots);
+    f(self.codes, view.codes, n.code_blocks * code_block_bytes(int(n.head_dim)));
+    f(self.code_scale, view.code_scale, n.code_blocks * kCodeBlock);
+    f(self.code_indptr, view.code_indptr, n.slots + 1);
+  }
+
  private:
   SegmentView packed_;
   int64_t packed_bytes_ = 0;
-
-  // Calls f(array, its pointer in the view) for all of them.
-  template <class Self, class F>
-  static void for_each_array(Self& self, SegmentView& view, F&& f) {
-    f(self.centroids, view.centroids);
-    f(self.centroid_scale, view.centroid_scale);
-    f(self.centroids_f32, view.centroids_f32);
-    f(self.spread, view.spread);
-    f(self.size, view.size);
-    f(self.cluster_indptr, view.cluster_indptr);
-    f(self.cluster_tokens, view.cluster_tokens);
-    f(self.value_means, view.value_means);
-    f(self.value_mean_scale, view.value_mean_scale);
-    f(self.value_means_f32, view.value_means_f32);
-    f(self.residual_variance, view.residual_variance);
-    f(self.variance_scale, view.variance_scale);
-    f(self.codes, view.codes);
-    f(self.code_scale, view.code_scale);
-    f(self.code_indptr, view.code_indptr);
-  }
 };
 
 struct Segment {
-  int begin_token = 0;
-  int end_token = 0;
-  std::vector<HeadSegment> heads;  // [num_kv_heads]
+  int num_tokens = 0;
+  int begin_token = 0, end_token = 0;  // all tokens lie in between
+  std::vector<HeadSegment> heads;      // [num_kv_heads]
 
-  int num_tokens() const { return end_token - begin_token; }
+  // Its tokens, in no particular order.
+  std::span<const int32_t> tokens() const { return {heads[0].view().cluster_tokens, size_t(num_tokens)}; }
   int64_t bytes() const {
     int64_t total = 0;
     for (const HeadSegment& head : heads) total += head.bytes();

@@ -98,8 +98,10 @@ class ClusterIndex {
     const int64_t d = host.head_dim, padded = padded_dim(host.head_dim);
     view = {};
     view.moments = head.moments;
-    view.begin_token = host.begin_token;
-    view.end_token = host.end_token;
+    view.num_indexed = host.num_indexed;
+    view.always = host.always;
+    view.always.listed = put<int32_t>(arena, content, host.always.num_listed,
+                                      [&](int32_t* out) { std::copy_n(host.always.listed, host.always.num_listed, out); });
     view.non_finite = head.non_finite;
     if (head.num_segments == 0) return;
     const auto copy = [&]<class T>(const T* from, int64_t count) {

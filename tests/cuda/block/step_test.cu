@@ -24,8 +24,7 @@ TEST_CASE("step: the first decision about a row, without an index and with one")
   const std::vector<int32_t> num_tokens{3000, 100};
   std::vector<FlatHeadView> heads(2);
   for (FlatHeadView& head : heads) {
-    head.begin_token = 4;
-    head.end_token = 90;
+    head.num_indexed = 86;
     head.clusters.num_clusters = 32;
   }
   cuda::StepParams p;
@@ -43,7 +42,7 @@ TEST_CASE("step: the first decision about a row, without an index and with one")
   heads[0].non_finite = false;
   p.max_slots = 16;
   CHECK(p.first_path(0) == DecodePath::dense_by_capacity);
-  heads[0].end_token = 4;
+  heads[0].num_indexed = 0;
   CHECK(p.first_path(0) == DecodePath::dense_by_length);
 }
 

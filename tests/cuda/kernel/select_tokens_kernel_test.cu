@@ -48,7 +48,7 @@ TEST_CASE("cuda selection kernel: rows that are dense from the start list nothin
     void (*change)(ChoiceCase&, FlatHeadView&);
   } cases[] = {{DecodePath::dense_by_length, [](ChoiceCase& c, FlatHeadView&) { c.params.options.dense_below = c.num_tokens(); }},
                {DecodePath::dense_by_length, [](ChoiceCase& c, FlatHeadView&) { c.params.heads = nullptr; }},
-               {DecodePath::dense_by_length, [](ChoiceCase&, FlatHeadView& h) { h.begin_token = h.end_token = 0; }},
+               {DecodePath::dense_by_length, [](ChoiceCase&, FlatHeadView& h) { h.num_indexed = 0; }},
                {DecodePath::dense_by_target, [](ChoiceCase& c, FlatHeadView&) { c.params.options.target_ratio = 1.0f; }},
                {DecodePath::dense_by_numerics, [](ChoiceCase&, FlatHeadView& h) { h.non_finite = true; }},
                {DecodePath::dense_by_capacity, [](ChoiceCase& c, FlatHeadView&) { c.params.max_slots = 32; }}};

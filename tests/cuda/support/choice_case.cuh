@@ -28,14 +28,16 @@ class ChoiceCase {
         indptr_(first_tokens()),
         tokens_(reversed(indexed_)),
         num_tokens_(std::vector<int32_t>{num_tokens()}),
+        sinks_(std::vector<int32_t>{0, 1, 2, 3}),
         head_(1) {
+    static_assert(kSinks == 4);
     FlatHeadView head;
     head.clusters.num_clusters = num_clusters();
     head.clusters.size = size_.data();
     head.clusters.cluster_indptr = indptr_.data();
     head.clusters.cluster_tokens = tokens_.data();
-    head.begin_token = kSinks;
-    head.end_token = kSinks + indexed_;
+    head.num_indexed = indexed_;
+    head.always = {sinks_.data(), kSinks, kSinks + indexed_};
     put(head_.data(), std::vector<FlatHeadView>{head});
     params.shape = {group, 1, 64, 0.125f};
     params.group = group;
@@ -166,7 +168,7 @@ class ChoiceCase {
   float always_;
   int indexed_;
   DeviceArray<float> size_;
-  DeviceArray<int32_t> indptr_, tokens_, num_tokens_;
+  DeviceArray<int32_t> indptr_, tokens_, num_tokens_, sinks_;
   DeviceArray<FlatHeadView> head_;
   cuda::DeviceBuffer memory_;
 };

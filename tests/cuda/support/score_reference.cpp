@@ -76,9 +76,9 @@ ExpectedScores expected_scores(const HostCase& host, int sequence, int qo_head, 
 
 std::vector<int32_t> always_read(const HostCase& host, int sequence) {
   const ClusterIndexView& index = host.index(sequence);
-  std::vector<int32_t> tokens;
-  for (int t = 0; t < host.num_tokens()[size_t(sequence)]; ++t)
-    if (index.empty() || t < index.begin_token || t >= index.end_token) tokens.push_back(t);
+  const int num_tokens = host.num_tokens()[size_t(sequence)];
+  std::vector<int32_t> tokens(size_t(index.empty() ? num_tokens : index.always.count(num_tokens)));
+  for (int i = 0; i < int(tokens.size()); ++i) tokens[size_t(i)] = index.empty() ? i : index.always.token(i);
   return tokens;
 }
 

@@ -103,7 +103,7 @@ struct RowLists : RowClusters<kHeads> {
   // are integers, so that the strata meet without gaps.
   __device__ __forceinline__ void draw_tokens(int run) const {
     constexpr float kUnit = 0x1p40f;
-    const float unread = float(head.end_token - head.begin_token) - float(s.chosen[group]);
+    const float unread = float(head.num_indexed) - float(s.chosen[group]);
     const DrawRule rule = draw_rule(double(share_rest()), double(unread));
     const float per_share = float(rule.per_share) * kUnit, per_token = float(rule.per_token) * kUnit;
     const auto probability = [&](int cluster) {

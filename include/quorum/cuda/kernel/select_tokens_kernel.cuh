@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1) select_tokens_kernel(const 
   if (p.num_draws > 0) lists.draw_tokens(run);
   if (threadIdx.x == 0) {
     plan.cut = cut;
-    plan.complete = s.chosen[group] == uint32_t(head.end_token - head.begin_token);
+    plan.complete = s.chosen[group] == uint32_t(head.num_indexed);
     if (p.round > 0) ++plan.num_rounds;
     write_counts(p, row, plan.num_listed - plan.first_listed, plan.num_tail, plan.num_draws);
   }

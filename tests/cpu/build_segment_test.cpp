@@ -1,0 +1,106 @@
+// A segment of one head piece by piece: the same as at once, in pieces that are bounded.
+#include "quorum/cpu/build_segment.hpp"
+
+#include <doctest/doctest.h>
+
+#include "tests/support/cache.hpp"
+#include "tests/support/random.hpp"
+
+using namespace quorum;
+using namespace quorum::cpu;
+
+namespace {
+
+constexpr int kDim = 24;
+
+struct Setup {
+  AttentionShape shape{4, 2, kDim, 0.0f};
+  IndexOptions options;
+  test::ClusteredData data;
+  test::TestCache cache;
+  KvCacheView kv;
+  QueryMetric metric;
+
+  explicit Setup(int num_tokens)
+      : data(test::clustered_data({num_tokens, 2, 4, kDim, 40, 101})),
+        cache({num_tokens, 2, kDim, ElementType::f16, test::Layout::hnd}, data.keys, data.values),
+        kv(cache.view()) {
+    metric.forward = RowMatrix::Identity(kDim, kDim);
+    metric.signs = random_signs(kDim, 1, 0);
+    metric.mean_key.assign(32, 0.1f);
+  }
+  BuildInput input() const { return {&kv, &shape, &options}; }
+};
+
+// Every second token, from the last to the first: tokens may come in any order.
+std::vector<int32_t> scattered(int count) {
+  std::vector<int32_t> tokens;
+  for (int i = count - 1; i >= 0; --i) tokens.push_back(2 * i);
+  return tokens;
+}
+
+template <class T>
+bool same(const T* a, const T* b, int64_t count) {
+  return (a == nullptr) == (b == nullptr) && (a == nullptr || std::memcmp(a, b, size_t(count) * sizeof(T)) == 0);
+}
+
+void check_same(const HeadSegment& a, const HeadSegment& b) {
+  const SegmentView u = a.view();
+  SegmentView v = b.view();
+  HeadSegment names;
+  REQUIRE(u.num_clusters == v.num_clusters);
+  SegmentView other = u;
+  std::vector<const void*> first, second;
+  std::vector<int64_t> bytes;
+  const SegmentSizes sizes = SegmentSizes::of(u, kDim);
+  HeadSegment::for_each_array(
+      names, other,
+      [&](auto& array, auto pointer, int64_t count) {
+        first.push_back(pointer);
+        bytes.push_back(count * int64_t(sizeof(array[0])));
+      },
+      sizes);
+  HeadSegment::for_each_array(names, v, [&](auto&, auto pointer, int64_t) { second.push_back(pointer); });
+  for (size_t i = 0; i < first.size(); ++i) {
+    CAPTURE(i);
+    CHECK(same(static_cast<const char*>(first[i]), static_cast<const char*>(second[i]), bytes[i]));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a segment in pieces is the segment at once, with all storages and models") {
+  for (const int count : {1, 31, kPieceTokens, kPieceTokens + 1, 3 * kPieceTokens - 5})
+    for (const VarianceModel model : {VarianceModel::shared, VarianceModel::diagonal}) {
+      CAPTURE(count);
+      Setup setup(2 * count);
+      setup.options.variance = model;
+      setup.options.storage = model == VarianceModel::shared ? IndexStorage::int8 : IndexStorage::f32;
+      const auto tokens = scattered(count);
+      HeadSegment at_once, in_pieces;
+      build_head_segment(setup.input(), setup.metric, 1, tokens, at_once);
+      HeadSegmentBuild build(setup.input(), setup.metric, 1, tokens, in_pieces);
+      int pieces = 1;
+      for (; build.advance(setup.input()); ++pieces) {
+      }
+      check_same(at_once, in_pieces);
+      // Keys and values by kPieceTokens, the start of k-means, its rounds, the rest.
+      const int loads = 2 * int(ceil_div(count, kPieceTokens));
+      CHECK(pieces >= loads + 3);
+      CHECK(pieces <= loads + 3 + setup.options.iterations);
+    }
+}
+
+TEST_CASE("finishing after a turn that changes nothing gives what a build without it gives") {
+  Setup setup(600);
+  setup.options.variance = VarianceModel::diagonal;
+  const auto tokens = scattered(300);
+  HeadSegment at_once, finished;
+  build_head_segment(setup.input(), setup.metric, 0, tokens, at_once);
+  HeadSegmentBuild build(setup.input(), setup.metric, 0, tokens, finished);
+  while (build.advance_clusters(setup.input())) {
+  }
+  CHECK(finished.codes.empty());
+  finish_head_segment(setup.input(), setup.metric, 0, build.centroids(), finished);
+  check_same(at_once, finished);
+}
