@@ -95,7 +95,7 @@ TEST_CASE("readers of an index beside a writer of its copies: every result is th
         for (int round = 0; round < kRounds; ++round) {
           ClusterIndex fork = *shared.index;
           test::append_index(fork, shared.kv(kLast));
-          grown += fork.view().end_token > shared.index->view().end_token;
+          grown += fork.view().indexed_end > shared.index->view().indexed_end;
           if (round % 2 == 1) test::build_index(fork, shared.kv(kPrompt / 2));
           ClusterIndex other(kShape, Shared::index_options());
           other = fork;

@@ -1,6 +1,8 @@
 // Third stage: keys are read in order and their exact weights replace the estimates, until every head has met its target.
 #pragma once
 
+#include <numeric>
+
 #include "quorum/core/stopping_rule.hpp"
 #include "quorum/cpu/attend_rows.hpp"
 #include "quorum/cpu/order_clusters.hpp"
@@ -165,12 +167,12 @@ inline void score_clusters_exactly(const HeadTask& task, const ClusterHeadView& 
   task.team.sync();
 }
 
-// Reads clusters in order until the rule is satisfied, max_tokens would be exceeded, or everything is read (algorithm.md eq. 7).
-inline void read_keys(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, ReadState& state) {
+// Takes clusters in order until the rule is satisfied, or returns false: max_tokens would be exceeded.
+inline bool take_clusters(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, ReadState& state) {
   while (!read_enough(task, options, state) && state.stop < state.num_clusters) {
     if (state.stop == state.scored) score_clusters_exactly(task, head, state, plan_chunk(task, options, state));
     const int size = task.shared->size[state.stop];
-    if (state.num_tokens + size > options.max_tokens) return;
+    if (state.num_tokens + size > options.max_tokens) return false;
     for (int g = 0; g < task.num_heads; ++g) {
       state.read[g] += double(task.shared->read_weight.row(g)[state.stop]);
       state.rest[g] = std::max(0.0, state.rest[g] - double(task.shared->ordered.row(g)[state.stop]));
@@ -178,6 +180,30 @@ inline void read_keys(const HeadTask& task, const ClusterHeadView& head, const D
     state.num_tokens += size;
     ++state.stop;
   }
+  return true;
+}
+
+// Sums the estimates of unread clusters anew where subtracting those read has left little but rounding: they may still be much next to what
+// was read, if that turned out far lighter than estimated. Returns whether it did.
+inline bool restore_rest(const HeadTask& task, const double* rest_before, ReadState& state) {
+  constexpr double kLostInRounding = 1e-10;
+  bool restored = false;
+  for (int g = 0; g < task.num_heads; ++g) {
+    if (!(state.rest[g] < kLostInRounding * rest_before[g])) continue;
+    const float* ordered = task.shared->ordered.row(g);
+    state.rest[g] = std::accumulate(ordered + state.stop, ordered + state.num_clusters, 0.0);
+    restored = true;
+  }
+  return restored;
+}
+
+// Reads clusters in order until the rule is satisfied, max_tokens would be exceeded, or everything is read (algorithm.md eq. 7).
+inline void read_keys(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, ReadState& state) {
+  double rest_before[kMaxGroupSize];
+  do {
+    std::copy_n(state.rest, task.num_heads, rest_before);
+    if (!take_clusters(task, head, options, state)) break;
+  } while (restore_rest(task, rest_before, state) && state.stop < state.num_clusters);
   if (state.stop == state.num_clusters) std::fill_n(state.rest, task.num_heads, 0.0);
 }
 

@@ -34,7 +34,7 @@ void check(bool holds, const char* what) {
 struct HandMadeIndex {
   cpu::AlignedVector<f16> inverse, code_scale;
   cpu::AlignedVector<float> signs, eigenvalues, mean_key, centroids, spread, size, value_means;
-  cpu::AlignedVector<int32_t> cluster_indptr, cluster_tokens, code_indptr, segment_first{0, kSlots}, block_segment;
+  cpu::AlignedVector<int32_t> sinks{0, 1, 2, 3}, cluster_indptr, cluster_tokens, code_indptr, segment_first{0, kSlots}, block_segment;
   cpu::AlignedVector<uint8_t> codes;
   SegmentView segment;
   ClusterHeadView head;
@@ -107,7 +107,14 @@ struct HandMadeIndex {
     head.segment_first = segment_first.data();
     head.block_segment = block_segment.data();
     head.num_segments = 1;
-    view = {&head, 1, kDim, kSinks, kTokens - kWindow, IndexStorage::f32, VarianceModel::shared, true};
+    view.heads = &head;
+    view.num_kv_heads = 1;
+    view.head_dim = kDim;
+    view.num_indexed = kClusters * kClusterSize;
+    view.indexed_end = kTokens - kWindow;
+    view.always = {sinks.data(), kSinks, kTokens - kWindow};
+    view.storage = IndexStorage::f32;
+    view.residual_codes = true;
   }
 };
 
