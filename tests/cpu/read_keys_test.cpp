@@ -121,6 +121,30 @@ TEST_CASE("little is read in vain") {
   CHECK(state.scored_tokens - state.num_tokens <= std::max(128, state.num_tokens / 4));
 }
 
+TEST_CASE("a first cluster that was estimated much too heavy: what rounding took of the others' estimate is found again") {
+  const Batch batch(spec_of(900));
+  Stage stage(batch, 0, 0);
+  const DecodeOptions options = options_of(0.9f);
+  const int want = read(stage, options).stop;
+  cpu::ReadState state;
+  stage.run([&](const cpu::HeadTask& task) {
+    REQUIRE(test::order_clusters(task, stage.index(), stage.head(), options.variance, state));
+    for (int g = 0; g < 3; ++g) {
+      float& first = task.shared->ordered.row(g)[0];
+      first += 1e20f;
+      state.rest[g] += 1e20;
+    }
+    cpu::read_keys(task, stage.head(), options, state);
+  });
+  CHECK(state.stop == want);
+  for (int g = 0; g < 3; ++g) {
+    double rest = 0.0;
+    for (int position = state.stop; position < state.num_clusters; ++position) rest += double(stage.shared().ordered.row(g)[position]);
+    CHECK(test::near(state.rest[g], rest, 1e-6 * rest));
+    CHECK(meets_target(state.read[g], rest, 0.9));
+  }
+}
+
 TEST_CASE("budgets end the reading; at the end nothing is left") {
   const Batch batch(spec_of(900));
   Stage stage(batch, 0, 0);
