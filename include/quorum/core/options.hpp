@@ -32,13 +32,14 @@ struct IndexOptions {
   int num_sink_tokens = 4;
   // Newest tokens that stay unindexed, hence always read.
   int window_tokens = 0;
-  // Tokens that wait beyond window_tokens before they become a segment. Larger: fewer, better clusters; more tokens always read.
-  int recluster_every = 256;
-  // Small segments, as appending and erasing leave them, are clustered anew together once they hold so many tokens: clusters of 256 tokens
-  // read 40 % more bytes at equal error than clusters of 8192, those of 2048 tokens 1 % (docs/performance.md). At most segment_tokens.
-  int merge_tokens = 2048;
-  // Pieces of clustering that one append() does, so that no step waits long; 0: all that is due. A piece is about as much as 512 rows
-  // times head_dim^2 multiplications; a segment of n tokens takes about n / 256 + 12 of them for each KV head.
+  // Tokens that wait beyond window_tokens before they are clustered. Larger: less work, more tokens always read.
+  int recluster_every = 64;
+  // Appended tokens are clustered together with the newest segment until it holds a quarter of this; segments of less than half of it are
+  // clustered anew together once they hold all of it. At equal error, clusters among 512 tokens read 20 % more bytes than among 8192, among
+  // 1024 tokens 0 to 20 %, among 4096 no more (docs/performance.md). At most segment_tokens; 0: every append that is due is a segment.
+  int merge_tokens = 4096;
+  // Pieces of clustering that one append() does at most, so that no step waits long; 0: all that is due. A piece is about 512 * head_dim^2
+  // multiplications; clustering n tokens takes about 1 + n / 150 of them for each KV head.
   int pieces_per_append = 0;
   // Weight of the identity in the query metric, [1e-4, 1]: 1 is plain L2, smaller trusts the sampled queries more.
   float metric_shrinkage = 0.1f;

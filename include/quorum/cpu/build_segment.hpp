@@ -7,7 +7,11 @@
 
 namespace quorum::cpu {
 
-inline int num_clusters_for(int num_tokens, const IndexOptions& options) { return std::max(1, num_tokens / options.cluster_size); }
+// Whole blocks of clusters where there are several: what would fill up the last block is scored like any other.
+inline int num_clusters_for(int num_tokens, const IndexOptions& options) {
+  const int clusters = num_tokens / options.cluster_size;
+  return clusters <= kClusterBlock ? std::max(1, clusters) : (clusters + kClusterBlock / 2) / kClusterBlock * kClusterBlock;
+}
 
 // Tokens whose rows are loaded in one piece.
 inline constexpr int kPieceTokens = 512;
@@ -22,16 +26,20 @@ class HeadSegmentBuild {
     out_.num_clusters = num_clusters_for(int(tokens.size()), *input.options);
   }
 
-  // Does the next piece in the metric's final coordinates. Returns false once all is there.
-  // Cost: 2 * kPieceTokens * head_dim^2 multiply-adds or a round of k-means, see kmeans().
+  // Does a piece of work in the metric's final coordinates: whole steps, until they cost as much as loading kPieceTokens rows. Returns
+  // false once all is there. Cost: 2 * kPieceTokens * head_dim^2 multiply-adds, about; no step takes more than twice as long, but a round
+  // of k-means over many clusters, see KMeans.
   bool advance(const BuildInput& input) {
-    if (advance_clusters(input)) return true;
-    store_centroids(centroids_, metric_, input.options->storage, out_);
-    if (input.options->variance == VarianceModel::diagonal) store_residual_variance(residuals_, out_);
-    if (input.options->residual_codes) store_residual_codes(residuals_, metric_, out_);
-    return false;
+    for (cost_ = 0.0; cost_ < 1.0;) {
+      if (advance_clusters(input)) continue;
+      store_centroids(centroids_, metric_, input.options->storage, out_);
+      if (input.options->variance == VarianceModel::diagonal) store_residual_variance(residuals_, out_);
+      if (input.options->residual_codes) store_residual_codes(residuals_, metric_, out_);
+      return false;
+    }
+    return true;
   }
-  // The same without what a further turn of the coordinates would change.
+  // One step of what a further turn of the coordinates would not change; false once there is none left.
   bool advance_clusters(const BuildInput& input) {
     const Eigen::Index num_rows = rows_.rows();
     if (loaded_ < num_rows) return load_keys(input);
@@ -52,23 +60,23 @@ class HeadSegmentBuild {
     const auto part = next_tokens(size_t(loaded_));
     load_coordinates(input, metric_, kv_head_, part, loaded_, rows_, out_.non_finite);
     loaded_ += Eigen::Index(part.size());
-    return true;
+    return spend(double(part.size()));
   }
 
   bool find_clusters(const BuildInput& input) {
     const int num_rows = int(rows_.rows()), d = int(rows_.cols());
     if (!clustering_) {
       clustering_.emplace(rows_.data(), num_rows, d, out_.num_clusters, input.options->iterations);
-      return true;
+      return spend(0.25 * num_rows);
     }
-    if (clustering_->advance()) return true;
+    if (clustering_->advance()) return spend(0.25 * num_rows * (16.0 + out_.num_clusters) / d);
     members_.emplace(clustering_->assignment(), out_.num_clusters);
     clustering_.reset();
     store_tokens(*members_, tokens_, out_);
     centroids_ = cluster_means(rows_, *members_);
     residuals_ = cluster_residuals(rows_, *members_, centroids_);
     store_spread(residuals_, out_);
-    return true;
+    return spend(0.5 * num_rows);
   }
 
   bool load_values(const BuildInput& input) {
@@ -76,7 +84,7 @@ class HeadSegmentBuild {
     const auto part = next_tokens(size_t(at));
     load_rows(input, true, kv_head_, part, rows_.row(at).data(), out_.non_finite);
     loaded_ += Eigen::Index(part.size());
-    return true;
+    return spend(0.25 * double(part.size()));
   }
 
   void store_values(const BuildInput& input) {
@@ -85,12 +93,19 @@ class HeadSegmentBuild {
     if (input.options->residual_codes) store_value_moments(rows_, means, *members_, out_);
   }
 
+  // Adds up what steps cost, in rows of keys to load: rough figures for 128 dimensions.
+  bool spend(double rows) {
+    cost_ += rows / kPieceTokens;
+    return true;
+  }
+
   const QueryMetric& metric_;
   const int kv_head_;
   const std::span<const int32_t> tokens_;
   HeadSegment& out_;
   RowMatrix rows_, centroids_, residuals_;  // rows: coordinates of the keys, then the values
   Eigen::Index loaded_ = 0;                 // of keys, then of values
+  double cost_ = 0.0;                       // of the piece so far
   std::optional<KMeans> clustering_;
   std::optional<ClusterMembers> members_;
 };

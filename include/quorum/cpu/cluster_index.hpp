@@ -57,7 +57,8 @@ class ClusterIndex {
   void build(const KvCacheView& kv, Executor& executor) { build(kv, nullptr, executor); }
 
   // The cache now holds kv.num_tokens tokens: those from num_tokens() on have been written. They wait, always read, until window_tokens +
-  // recluster_every of them do; then all but the window become a segment. Small segments are clustered anew together (merge_tokens).
+  // recluster_every of them do; then all but the window are clustered, together with the newest small segment. Small segments become
+  // larger ones (merge_tokens).
   //
   // Errors: Error(invalid_argument), also if the cache has shrunk; Error(cancelled) if progress returns false, then the index is as it was.
   // Cost: a few instructions a token until a segment is due, then as build() for it; with pieces_per_append a bounded part of that.
@@ -161,6 +162,8 @@ class ClusterIndex {
   }
 
  private:
+  using SharedSegments = std::vector<std::shared_ptr<const cpu::Segment>>;
+
   cpu::BuildInput input(const KvCacheView& kv) const { return {&kv, &shape_, &options_}; }
 
   void check(const KvCacheView& kv, const char* function) const {
@@ -178,7 +181,7 @@ class ClusterIndex {
   void build_first(const KvCacheView& kv, const QueryView* prompt_queries, cpu::TokenLedger& ledger, Executor& executor,
                    const BuildProgress& progress) {
     std::shared_ptr<cpu::Metrics> metrics;
-    std::vector<std::shared_ptr<const cpu::Segment>> segments;
+    SharedSegments segments;
     if (const int count = ledger.num_waiting() - options_.window_tokens; count > 0) {
       const auto tokens = ledger.oldest_waiting(count);
       metrics = std::make_shared<cpu::Metrics>(size_t(shape_.num_kv_heads));
@@ -201,10 +204,11 @@ class ClusterIndex {
     const int due = ledger.num_waiting() - options_.window_tokens;
     if (due >= options_.recluster_every) {
       if (metrics_ == nullptr) return build_first(kv, nullptr, ledger, executor, progress);
-      const auto tokens = ledger.oldest_waiting(due);
+      const SharedSegments tail = tail_for(due);
+      const auto tokens = tokens_of(tail, ledger.oldest_waiting(due));
       const auto built = cpu::build_segments(input(kv), tokens, *metrics_, executor, progress);
       cpu::pack_segments(built);
-      segments_.insert(segments_.end(), built.begin(), built.end());
+      replace(tail, built);
       ledger.take(tokens);
     }
     ledger_ = std::move(ledger);
@@ -221,16 +225,11 @@ class ClusterIndex {
   }
   bool begin_job(const KvCacheView& kv) {
     if (metrics_ == nullptr) return false;
-    std::vector<std::shared_ptr<const cpu::Segment>> replaces;
-    std::vector<int32_t> tokens;
     const int due = ledger_.num_waiting() - options_.window_tokens;
-    if (due >= options_.recluster_every) {
-      tokens = ledger_.oldest_waiting(std::min(due, options_.segment_tokens));
-    } else {
-      replaces = small_segments();
-      for (const auto& segment : replaces) tokens.insert(tokens.end(), segment->tokens().begin(), segment->tokens().end());
-      std::sort(tokens.begin(), tokens.end());
-    }
+    std::vector<int32_t> waiting;
+    if (due >= options_.recluster_every) waiting = ledger_.oldest_waiting(std::min(due, options_.segment_tokens));
+    SharedSegments replaces = waiting.empty() ? small_segments() : tail_for(int(waiting.size()));
+    std::vector<int32_t> tokens = tokens_of(replaces, std::move(waiting));
     if (tokens.empty()) return false;
     job_ = std::make_unique<cpu::SegmentJob>(input(kv), metrics_, std::move(tokens), std::move(replaces));
     return true;
@@ -238,32 +237,44 @@ class ClusterIndex {
   void finish_job() {
     const auto job = std::move(job_);
     cpu::pack_segments({job->segment()});
-    const auto replaced = [&](const auto& segment) {
-      return std::find(job->replaces().begin(), job->replaces().end(), segment) != job->replaces().end();
-    };
-    std::erase_if(segments_, replaced);
-    segments_.push_back(job->segment());
-    if (job->replaces().empty()) ledger_.take(job->tokens());
+    replace(job->replaces(), {job->segment()});
+    ledger_.take(job->tokens());
     refresh_segments();
   }
+  void replace(const SharedSegments& old, const std::vector<std::shared_ptr<cpu::Segment>>& built) {
+    std::erase_if(segments_, [&](const auto& segment) { return std::find(old.begin(), old.end(), segment) != old.end(); });
+    segments_.insert(segments_.end(), built.begin(), built.end());
+  }
   // The oldest small segments that hold merge_tokens together, if they do. Small: less than half as many.
-  std::vector<std::shared_ptr<const cpu::Segment>> small_segments() const {
+  SharedSegments small_segments() const {
     const int whole = std::min(options_.merge_tokens, options_.segment_tokens);
     int tokens = 0;
-    std::vector<std::shared_ptr<const cpu::Segment>> small;
+    SharedSegments small;
     for (const auto& segment : segments_) {
       if (segment->num_tokens >= whole / 2) continue;
       small.push_back(segment);
       tokens += segment->num_tokens;
-      if (tokens >= whole && small.size() > 1) return small;
+      if (tokens >= whole) return small;
     }
     return {};
+  }
+  // The newest segment, if `count` more tokens fit into it.
+  SharedSegments tail_for(int count) const {
+    const int most = std::min(options_.merge_tokens, options_.segment_tokens) / 4;
+    if (segments_.empty() || segments_.back()->num_tokens + count > most) return {};
+    return {segments_.back()};
+  }
+  // Tokens of segments and others, ascending.
+  static std::vector<int32_t> tokens_of(const SharedSegments& segments, std::vector<int32_t> tokens) {
+    for (const auto& segment : segments) tokens.insert(tokens.end(), segment->tokens().begin(), segment->tokens().end());
+    std::sort(tokens.begin(), tokens.end());
+    return tokens;
   }
 
   // Takes the tokens of a range out of all clusters; they are added to `removed` if that is not null. What cannot be in a cluster any
   // longer with them waits again: the other tokens of a segment that holds NaN or Inf, to find out whether it still does.
   void remove_from_clusters(cpu::TokenRange range, std::vector<int32_t>* removed) {
-    std::vector<std::shared_ptr<const cpu::Segment>> kept;
+    SharedSegments kept;
     std::vector<int32_t> waiting;
     for (const auto& segment : segments_) {
       const auto tokens = segment->tokens();
@@ -333,7 +344,7 @@ class ClusterIndex {
   AttentionShape shape_;
   IndexOptions options_;
   std::shared_ptr<const cpu::Metrics> metrics_;  // null before the first segment
-  std::vector<std::shared_ptr<const cpu::Segment>> segments_;
+  SharedSegments segments_;
   cpu::TokenLedger ledger_;
   std::unique_ptr<cpu::SegmentJob> job_;  // clustering that has begun
   std::vector<int32_t> segment_first_, block_segment_;
