@@ -102,3 +102,11 @@ TEST_CASE("finishing after a turn that changes nothing gives what a build withou
   finish_head_segment(setup.input(), setup.metric, 0, build.centroids(), finished);
   check_same(at_once, finished);
 }
+
+TEST_CASE("number of clusters: whole blocks beyond the first") {
+  IndexOptions options;
+  options.cluster_size = 10;
+  for (const auto& [tokens, clusters] :
+       {std::pair(1, 1), {9, 1}, {20, 2}, {159, 15}, {169, 16}, {239, 16}, {240, 32}, {399, 32}, {400, 48}})
+    CHECK(num_clusters_for(tokens, options) == clusters);
+}

@@ -103,9 +103,10 @@ TEST_CASE("all keys equal, zero keys, fewer keys than clusters: still complete")
   CHECK(covers(index.view(), 0, 37, 37));
 }
 
-TEST_CASE("appended tokens wait, then become a segment; old segments stay as they are") {
+TEST_CASE("appended tokens wait, then become a segment; without merging old segments stay as they are") {
   SerialExecutor executor;
   IndexOptions options;
+  options.merge_tokens = 0;
   options.window_tokens = 10;
   options.recluster_every = 64;
   ClusterIndex index(kShape, options);

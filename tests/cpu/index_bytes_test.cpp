@@ -128,7 +128,7 @@ TEST_CASE("a header that is not ours, of another version, or of other bytes is r
   auto shorter = bytes;
   shorter.resize(bytes.size() - 8);
   CHECK(load_error(shorter).find("total_bytes must be the number of bytes") != std::string::npos);
-  CHECK(load_error(with(bytes, bytes.size() - 1, char(bytes.back()) ^ 1)).find("checksum must be that of the bytes") != std::string::npos);
+  CHECK(load_error(with(bytes, bytes.size() - 1, bytes.back() ^ std::byte{1})).find("checksum must be that of the bytes") != std::string::npos);
 }
 
 TEST_CASE("a flipped bit anywhere is refused") {
