@@ -30,15 +30,15 @@ inline void expect(bool holds, const char* property) {
   std::abort();
 }
 
-// Whether `read` succeeds. If not, it must throw Error(invalid_file) whose message names the input; anything else ends the program.
+// Whether `read` succeeds. If not, it must throw Error(invalid_file) whose message holds `name`; anything else ends the program.
 template <class Read>
-bool accepts(Read&& read) {
+bool accepts(Read&& read, const char* name = kInputName) {
   try {
     read();
     return true;
   } catch (const Error& error) {
     expect(error.code() == ErrorCode::invalid_file, "a broken input is an invalid_file");
-    expect(std::string_view(error.what()).find(kInputName) != std::string_view::npos, "a message names the input");
+    expect(std::string_view(error.what()).find(name) != std::string_view::npos, "a message names the input");
     expect(std::string_view(error.what()).find(" must be ") != std::string_view::npos, "a message names the rule");
     return false;
   }

@@ -113,7 +113,7 @@ class ClusterIndex {
 
   // The index as bytes that load() takes on any machine of the same byte order: versioned, with a checksum, without pointers.
   std::vector<std::byte> save() const { return cpu::write_index({shape_, options_, metrics_, segments_, ledger_}); }
-  // Errors: Error(invalid_file) saying what is wrong with the bytes; Error(invalid_argument) if they are of an index of another shape.
+  // Errors: Error(invalid_file) saying what is wrong with the bytes, another shape included.
   static ClusterIndex load(const AttentionShape& shape, std::span<const std::byte> bytes) {
     validate(shape, "ClusterIndex::load");
     cpu::IndexParts parts = cpu::read_index(shape, bytes);

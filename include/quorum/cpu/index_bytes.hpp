@@ -306,7 +306,7 @@ inline void read_ledger(ByteReader& in, IndexParts& index) {
 
 // Reads an index and checks all of it: lengths, lists, that every live token is in one place.
 //
-// Errors: Error(invalid_file) naming field, rule and value; Error(invalid_argument) for an index of another shape. Cost: a copy.
+// Errors: Error(invalid_file) naming field, rule and value. Cost: a copy.
 inline IndexParts read_index(const AttentionShape& shape, std::span<const std::byte> bytes) {
   check_header(bytes);
   ByteReader in(bytes.subspan(sizeof(IndexHeader)));
@@ -314,7 +314,7 @@ inline IndexParts read_index(const AttentionShape& shape, std::span<const std::b
   index.shape = shape;
   for (const int have : {shape.num_qo_heads, shape.num_kv_heads, shape.head_dim}) {
     const auto stored = in.get<int32_t>("shape");
-    require(stored == have, "ClusterIndex::load", "shape", "that of the saved index", have);
+    require_index(stored == have, "shape", "that of the saved index", have);
   }
   for_each_index_option(index.options, [&]<class T>(T& value, const char* name) { value = in.get<T>(name); });
   uint8_t flags[4];
