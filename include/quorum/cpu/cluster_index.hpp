@@ -39,8 +39,10 @@ class ClusterIndex {
   // segment and KV head, and 2 * num_tokens * head_dim^2 multiplications per KV head. Memory: build_bytes() besides the index.
   void build(const KvCacheView& kv, const QueryView* prompt_queries, Executor& executor, const BuildProgress& progress = {}) {
     check(kv, "ClusterIndex::build");
-    if (prompt_queries != nullptr && prompt_queries->num_rows > 0)
+    if (prompt_queries != nullptr && prompt_queries->num_rows > 0) {
       require(prompt_queries->data != nullptr, "ClusterIndex::build", "prompt_queries.data", "not null", "null");
+      validate(*prompt_queries, shape_.head_dim, "ClusterIndex::build");
+    }
     const int begin = options_.num_sink_tokens, end = kv.num_tokens - options_.window_tokens;
     std::vector<cpu::QueryMetric> metrics;
     std::vector<std::shared_ptr<const cpu::Segment>> segments;
@@ -110,6 +112,7 @@ class ClusterIndex {
     if (kv.num_tokens == 0) return;
     require(kv.keys != nullptr, function, "kv.keys", "not null", "null");
     require(kv.values != nullptr, function, "kv.values", "not null", "null");
+    validate(kv, shape_.head_dim, function);
   }
 
   // Rebuilds the pointer tables that view() hands out. All heads have the same cluster counts, so the id tables serve all.

@@ -248,6 +248,23 @@ QUORUM_ALWAYS_INLINE Vector load_as_float(const f16* p) {
 #endif
 }
 
+// The f16 at p in every lane; no alignment needed.
+QUORUM_ALWAYS_INLINE Vector broadcast_f16(const std::byte* p) {
+  uint16_t bits;
+  std::memcpy(&bits, p, sizeof(bits));
+#if defined(QUORUM_SCALAR)
+  return Vector(to_float(f16{bits}));
+#elif defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_set1_epi16(short(bits)));
+#elif defined(__F16C__) && defined(__AVX__)
+  return _mm256_cvtph_ps(_mm_set1_epi16(short(bits)));
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(bits)));
+#else
+  return Vector(to_float(f16{bits}));
+#endif
+}
+
 QUORUM_ALWAYS_INLINE Vector load_as_float(const bf16* p) {
 #if defined(QUORUM_SCALAR)
   return load_converted(p);
