@@ -70,11 +70,16 @@ TEST_CASE("the first tokens of a view") {
 }
 
 TEST_CASE("byte offsets beyond 2^31") {
-  const float element = 0.0f;
-  const auto* base = reinterpret_cast<const std::byte*>(&element);
-  const KvCacheView view{base, base, ElementType::f32, 1 << 20, 8192, 1024, 8192, 1024};
-  CHECK(reinterpret_cast<uintptr_t>(view.key_row((1 << 20) - 1, 7)) - reinterpret_cast<uintptr_t>(base) ==
-        uintptr_t((1 << 20) - 1) * 8192 + 7 * 1024);
+  const auto* base = reinterpret_cast<const std::byte*>(uintptr_t(1) << 40);  // no object that compilers know the size of
+  KvCacheView view{base, base, ElementType::f32, 1 << 20, 8192, 1024, 8192, 1024};
+  const auto offset = [&](const std::byte* row) { return reinterpret_cast<uintptr_t>(row) - reinterpret_cast<uintptr_t>(base); };
+  CHECK(offset(view.key_row((1 << 20) - 1, 7)) == uintptr_t((1 << 20) - 1) * 8192 + 7 * 1024);
+  const int32_t pages[2] = {3, (1 << 30) - 1};
+  view.pages = pages;
+  view.page_size = 16;
+  view.key_page_stride = view.value_page_stride = 16 * 8192;
+  CHECK(offset(view.key_row(16 + 5, 7)) == uintptr_t((1 << 30) - 1) * 16 * 8192 + 5 * 8192 + 7 * 1024);
+  CHECK(offset(view.value_row(5, 1)) == 3 * 16 * 8192 + 5 * 8192 + 1024);
 }
 
 TEST_CASE("queries: [num_rows][num_qo_heads][head_dim]") {
