@@ -248,20 +248,26 @@ QUORUM_ALWAYS_INLINE Vector load_as_float(const f16* p) {
 #endif
 }
 
-// The f16 at p in every lane; no alignment needed.
+// The f16 at p in every lane; no alignment needed. Caller: four bytes may be read there, since a load into the low end of a register
+// costs no shuffle.
 QUORUM_ALWAYS_INLINE Vector broadcast_f16(const std::byte* p) {
-  uint16_t bits;
-  std::memcpy(&bits, p, sizeof(bits));
-#if defined(QUORUM_SCALAR)
-  return Vector(to_float(f16{bits}));
-#elif defined(__AVX512F__)
-  return _mm512_cvtph_ps(_mm256_set1_epi16(short(bits)));
-#elif defined(__F16C__) && defined(__AVX__)
-  return _mm256_cvtph_ps(_mm_set1_epi16(short(bits)));
-#elif defined(__ARM_NEON) && defined(__aarch64__)
-  return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(bits)));
+#if defined(__F16C__) && defined(__AVX2__) && !defined(QUORUM_SCALAR)
+  int low;
+  std::memcpy(&low, p, sizeof(low));
+  const __m128 first = _mm_cvtph_ps(_mm_cvtsi32_si128(low));
+#if defined(__AVX512F__)
+  return _mm512_broadcastss_ps(first);
 #else
-  return Vector(to_float(f16{bits}));
+  return _mm256_broadcastss_ps(first);
+#endif
+#else
+  f16 x;
+  std::memcpy(&x, p, sizeof(x));
+#if defined(__ARM_NEON) && defined(__aarch64__) && !defined(QUORUM_SCALAR)
+  return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(x.bits)));
+#else
+  return Vector(to_float(x));
+#endif
 #endif
 }
 
