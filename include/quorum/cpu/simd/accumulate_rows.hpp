@@ -23,8 +23,10 @@ QUORUM_ALWAYS_INLINE void accumulate_columns(const RowTile& tile, int first, con
     }
     Vector values[Columns];
     load_vectors<T>(tile.rows[r], first, values);
+    const float* row_weights = weights + r;
+    keep_in_register(row_weights);
     for (int g = 0; g < G; ++g) {
-      const Vector weight(weights[int64_t(g) * weight_stride + r]);
+      const Vector weight(row_weights[int64_t(g) * weight_stride]);
       for (int j = 0; j < Columns; ++j) sums[g * Columns + j] = multiply_add(weight, values[j], sums[g * Columns + j]);
     }
   }

@@ -9,7 +9,7 @@ namespace quorum::simd {
 
 // Neighbouring elements of a row that have their scale, if any, in common; made from the one at column c on.
 //
-// Caller: c is a multiple of kVectorSize, and the vectors asked for end with the block that c lies in.
+// Caller: c is a multiple of kVectorSize, and vectors asked for lie in the row, in q8_0 in the block of c.
 template <class T>
 class RowChunk {
  public:
@@ -20,6 +20,7 @@ class RowChunk {
   QUORUM_ALWAYS_INLINE RowChunk(const std::byte* row, int c) : elements_(reinterpret_cast<const T*>(row) + c) {}
   QUORUM_ALWAYS_INLINE Vector load(int v) const { return load_as_float(elements_ + v * kVectorSize); }
   QUORUM_ALWAYS_INLINE Vector load_first(int count) const { return load_partial(elements_, count); }
+  QUORUM_ALWAYS_INLINE void keep_address() { keep_in_register(elements_); }
 
  private:
   const T* elements_ = nullptr;
@@ -39,6 +40,7 @@ class RowChunk<q8_0> {
   }
   // Exact: 11 significant bits times 8.
   QUORUM_ALWAYS_INLINE Vector load(int v) const { return scale_ * load_as_float(q_ + v * kVectorSize); }
+  QUORUM_ALWAYS_INLINE void keep_address() { keep_in_register(q_); }
 
  private:
   const int8_t* q_ = nullptr;
@@ -48,9 +50,10 @@ class RowChunk<q8_0> {
 // Elements [c, c + Count vectors) of a row.
 template <class T, int Count>
 QUORUM_ALWAYS_INLINE void load_vectors(const std::byte* row, int c, Vector (&out)[Count]) {
-  constexpr int kStep = Count < RowChunk<T>::kVectors ? Count : RowChunk<T>::kVectors;
+  constexpr int kStep = RowChunk<T>::kAnyDim || Count < RowChunk<T>::kVectors ? Count : RowChunk<T>::kVectors;
   for (int j = 0; j < Count; j += kStep) {
-    const RowChunk<T> chunk(row, c + j * kVectorSize);
+    RowChunk<T> chunk(row, c + j * kVectorSize);
+    chunk.keep_address();
     for (int v = 0; v < kStep; ++v) out[j + v] = chunk.load(v);
   }
 }
