@@ -62,6 +62,21 @@ QUORUM_ALWAYS_INLINE void for_each_tile(int first, int last, int rows, int row_b
   }
 }
 
+// Copies a row in vectors, which a copy of a size known only at run time would do in a call.
+QUORUM_ALWAYS_INLINE void copy_row(const std::byte* row, int row_bytes, std::byte* to) {
+  const auto copy_line = [&](int at) {
+    for (int byte = at; byte < at + 64; byte += 4 * simd::kVectorSize)
+      simd::store(reinterpret_cast<float*>(to + byte), simd::load(reinterpret_cast<const float*>(row + byte)));
+  };
+  int byte = 0;
+  for (; byte + 64 <= row_bytes; byte += 64) copy_line(byte);
+  if (byte == row_bytes) return;
+  if (byte > 0)
+    copy_line(row_bytes - 64);  // some of it twice
+  else
+    std::memcpy(to, row, size_t(row_bytes));
+}
+
 // Copies rows to `buffer`, one after the other; the pointers then name the copies.
 //
 // A kernel that meets scattered rows themselves waits for memory and computes by turns, because the arithmetic of a few rows fills the
@@ -69,22 +84,8 @@ QUORUM_ALWAYS_INLINE void for_each_tile(int first, int last, int rows, int row_b
 // that memory is not idle meanwhile. Rows beyond kMaxGatheredBytes keep it busy enough, and so do values, of which one pass touches two
 // lines a row.
 inline void gather_rows(RowPointers& tile, int row_bytes, std::byte* buffer) {
-  constexpr int kVectorBytes = 4 * simd::kVectorSize;
-  // A copy of unknown size is a call; vectors that end with the row are not, and copy some of it twice.
-  const auto copy_tail = [](const std::byte* from, int copied, int bytes, std::byte* to) {
-    if (copied == 0) {
-      std::memcpy(to, from, size_t(bytes));
-      return;
-    }
-    for (int byte = bytes - 64; byte < bytes; byte += kVectorBytes)
-      simd::store(reinterpret_cast<float*>(to + byte), simd::load(reinterpret_cast<const float*>(from + byte)));
-  };
-  const int whole = row_bytes / 64 * 64;
   for (int i = 0; i < tile.count; ++i, buffer += row_bytes) {
-    const std::byte* row = tile.rows[i];
-    for (int byte = 0; byte < whole; byte += kVectorBytes)
-      simd::store(reinterpret_cast<float*>(buffer + byte), simd::load(reinterpret_cast<const float*>(row + byte)));
-    if (whole < row_bytes) copy_tail(row, whole, row_bytes, buffer);
+    copy_row(tile.rows[i], row_bytes, buffer);
     tile.rows[i] = buffer;
   }
 }
