@@ -98,8 +98,9 @@ constexpr int tile_rows(int row_bytes) { return std::clamp(16384 / (2 * row_byte
 // Keys and values of the next tile are asked for while this one is computed: without that the loop waits for memory.
 // Cost: (last - first) * (2 rows) bytes, each row read once for all heads.
 template <class TokenAt>
-void attend_rows(const RowKernels& kernels, const KvCacheView& kv, int kv_head, int head_dim, int first, int last, TokenAt&& token_at,
+void attend_rows(const RowKernels& kernels, const KvCacheView& cache, int kv_head, int head_dim, int first, int last, TokenAt&& token_at,
                  WorkerScratch& scratch) {
+  const KvCacheView kv = cache;  // a copy, which stores of pointers cannot change: it stays in registers
   const int dim = padded_dim(head_dim), rows = tile_rows(row_bytes(kv.type, head_dim));
   for (int g = 0; g < kernels.num_heads; ++g) {
     scratch.states[g] = {};

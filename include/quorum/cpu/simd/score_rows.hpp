@@ -103,30 +103,27 @@ void score_tile(const RowTile& tile, const float* queries, int query_stride, flo
     }
     Vector sums[kRowBlock * G];
     for (auto& sum : sums) sum = Vector(0.0f);
-    RowChunk<T> chunks[kRowBlock];
-    const auto step = [&](int c, auto load_keys) {
+    const auto step = [&](int c, auto load_key) {
       Vector keys[kRowBlock];
-      for (int r = 0; r < kRowBlock; ++r) keys[r] = load_keys(chunks[r]);
+      for (int r = 0; r < kRowBlock; ++r) keys[r] = load_key(r);
       for (int g = 0; g < G; ++g) {
         Vector query = load(queries + int64_t(g) * query_stride + c);
         keep_in_register(query);
         for (int r = 0; r < kRowBlock; ++r) sums[r * G + g] = multiply_add(keys[r], query, sums[r * G + g]);
       }
     };
-    const auto begin_chunks = [&](int c) {
-      for (int r = 0; r < kRowBlock; ++r) chunks[r] = RowChunk<T>(rows[r], c);
-    };
     for (int c = 0; c < whole; c += kStep) {
       prefetch_elements<T, kStep>(next, c);
-      begin_chunks(c);
-      for (int v = 0; v < RowChunk<T>::kVectors; ++v) step(c + v * kVectorSize, [v](const RowChunk<T>& chunk) { return chunk.load(v); });
-    }
-    if constexpr (RowChunk<T>::kAnyDim) {
-      if (left > 0) {
-        begin_chunks(whole);
-        step(whole, [left](const RowChunk<T>& chunk) { return chunk.load_first(left); });
+      if constexpr (RowChunk<T>::kVectors == 1) {
+        step(c, [&](int r) { return RowChunk<T>(rows[r], c).load(0); });
+      } else {
+        RowChunk<T> chunks[kRowBlock];
+        for (int r = 0; r < kRowBlock; ++r) chunks[r] = RowChunk<T>(rows[r], c);
+        for (int v = 0; v < RowChunk<T>::kVectors; ++v) step(c + v * kVectorSize, [&](int r) { return chunks[r].load(v); });
       }
     }
+    if constexpr (RowChunk<T>::kAnyDim)
+      if (left > 0) step(whole, [&](int r) { return RowChunk<T>(rows[r], whole).load_first(left); });
     float flat[kRowBlock * G];
     reduce_accumulators<kRowBlock * G>(sums, flat);
     for (int r = 0; r < kRowBlock && r0 + r < tile.num_rows; ++r)
