@@ -39,7 +39,7 @@ class HugeBlock {
 
 // The same contiguous keys and values in other memory, which `owner` keeps.
 inline KvCacheView copy_cache(KvCacheView kv, const AttentionShape& shape, std::vector<std::shared_ptr<void>>& owner) {
-  const size_t bytes = size_t(kv.num_tokens) * size_t(shape.num_kv_heads * shape.head_dim * element_bytes(kv.type));
+  const size_t bytes = size_t(kv.num_tokens) * size_t(shape.num_kv_heads * row_bytes(kv.type, shape.head_dim));
   for (const std::byte** side : {&kv.keys, &kv.values}) {
     auto block = std::make_shared<HugeBlock>(bytes);
     std::memcpy(block->as<std::byte>(), *side, bytes);

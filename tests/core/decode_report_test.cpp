@@ -22,6 +22,9 @@ TEST_CASE("messages name function, argument and rule") {
   CHECK(std::string(status_message(DecodeStatus::too_many_sequences)) == "decode: sequences must be at most limits.max_sequences");
   CHECK(std::string(status_message(DecodeStatus::too_many_tokens)) == "decode: kv.num_tokens must be at most limits.max_tokens");
   CHECK(std::string(status_message(DecodeStatus::too_many_workers)) == "decode: executor.num_workers() must be at most limits.num_workers");
+  CHECK(std::string(status_message(DecodeStatus::page_size_mismatch)) == "decode: kv.page_size must be at least 1 with pages");
+  CHECK(std::string(status_message(DecodeStatus::head_dim_mismatch)) ==
+        "decode: head_dim must be a multiple of 32 with keys, values or queries in q8_0");
   CHECK(std::string(status_message(DecodeStatus::index_mismatch)) ==
         "decode: index must have the plan's heads and head_dim and cover no more tokens than the cache");
   CHECK(std::string(status_message(DecodeStatus::codes_missing)) == "decode: index must be built with residual_codes to read tokens");
@@ -32,7 +35,8 @@ TEST_CASE("messages name function, argument and rule") {
   CHECK(std::string(status_message(DecodeStatus::selection_too_small)) ==
         "select: out.capacity must be at least the tokens chosen for every KV head");
   CHECK(std::string(status_message(DecodeStatus::scope_mismatch)) == "select: options.scope must be group");
-  CHECK(std::string(status_message(DecodeStatus::type_mismatch)) == "decode: kv.type must be the plan's");
+  CHECK(std::string(status_message(DecodeStatus::type_mismatch)) ==
+        "decode: kv.type must be the plan's, and queries.type f32, f16 or bf16");
   CHECK(std::string(status_message(DecodeStatus::launch_failed)) ==
         "decode: every kernel must launch, cudaGetLastError() says why one did not");
 }
@@ -41,7 +45,7 @@ TEST_CASE("every status has its own message, other values have one too") {
   std::set<std::string> messages;
   for (int status = 0; status < 256; ++status) messages.insert(status_message(DecodeStatus(status)));
   CHECK(messages.count("decode: unknown status") == 1);
-  CHECK(messages.size() == 14);  // thirteen statuses and the unknown
+  CHECK(messages.size() == 16);  // fifteen statuses and the unknown
 }
 
 TEST_CASE("a fresh report is that of a complete reading") {

@@ -144,7 +144,83 @@ TEST_CASE("sizes and names of element types") {
   CHECK(std::string(element_name(ElementType::f32)) == "f32");
   CHECK(std::string(element_name(ElementType::f16)) == "f16");
   CHECK(std::string(element_name(ElementType::bf16)) == "bf16");
+  CHECK(std::string(element_name(ElementType::q8_0)) == "q8_0");
+  CHECK(element_bytes(ElementType::q8_0) == 0);
+  CHECK(row_bytes(ElementType::f32, 72) == 288);
+  CHECK(row_bytes(ElementType::f16, 72) == 144);
+  CHECK(row_bytes(ElementType::bf16, 72) == 144);
+  CHECK(row_bytes(ElementType::q8_0, 96) == 102);
+  CHECK(block_elements(ElementType::f16) == 1);
+  CHECK(block_elements(ElementType::q8_0) == 32);
   static_assert(ElementTypeOf<float>::value == ElementType::f32);
   static_assert(ElementTypeOf<f16>::value == ElementType::f16);
   static_assert(ElementTypeOf<bf16>::value == ElementType::bf16);
+  static_assert(ElementTypeOf<q8_0>::value == ElementType::q8_0);
+}
+
+TEST_CASE("q8_0: the scale takes the largest magnitude to 127, halves are rounded away from zero") {
+  float x[64] = {};
+  for (int i = 0; i < 32; ++i) x[i] = float(i) - 16.5f;
+  x[0] = -127.0f;  // scale 1
+  for (int i = 32; i < 64; ++i) x[i] = i % 2 == 0 ? 0.5f : -0.25f;
+  q8_0 blocks[3];
+  blocks[2].q[0] = 99;
+  quantise_q8_0(x, 64, blocks);
+  CHECK(to_float(blocks[0].scale) == 1.0f);
+  CHECK(blocks[0].q[0] == -127);
+  CHECK(blocks[0].q[1] == -16);  // -15.5
+  CHECK(blocks[0].q[16] == -1);  // -0.5
+  CHECK(blocks[0].q[17] == 1);
+  CHECK(blocks[0].q[31] == 15);  // 14.5
+  CHECK(blocks[1].scale.bits == from_float<f16>(0.5f / 127.0f).bits);
+  CHECK(blocks[1].q[0] == 127);
+  CHECK(blocks[1].q[1] == -64);  // -63.5
+  CHECK(blocks[2].q[0] == 99);
+}
+
+TEST_CASE("q8_0 of random rows: off by half a step and the rounding of the scale") {
+  const uint64_t seed = 13;
+  CAPTURE(seed);
+  test::Random random(seed);
+  int wrong = 0;
+  for (int trial = 0; trial < 2000; ++trial) {
+    float x[32];
+    const double size = std::exp2(random.uniform(-10.0, 15.0));
+    for (float& e : x) e = float(size * random.gaussian());
+    q8_0 block;
+    quantise_q8_0(x, 32, &block);
+    int largest = 0;
+    for (int i = 0; i < 32; ++i) {
+      const double got = reference::decode_f16(block.scale.bits) * block.q[i], scale = reference::decode_f16(block.scale.bits);
+      // In f16 the scale is off by 2^-11, or 2^-25 where it is subnormal, times up to 127.
+      wrong += !(std::fabs(got - double(x[i])) <= 0.5001 * scale + 127.0 * std::max(scale * 0x1p-11, 0x1p-25) + scale * 0x1p-11);
+      largest = std::max(largest, std::abs(int(block.q[i])));
+    }
+    wrong += largest != 127;
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("q8_0 edges: zeros, values too small and too large for an f16 scale, NaN and infinity") {
+  float x[32] = {};
+  q8_0 block;
+  const auto quantise = [&](float first, float second) {
+    x[0] = first;
+    x[1] = second;
+    quantise_q8_0(x, 32, &block);
+    return to_float(block.scale);
+  };
+  CHECK(quantise(0.0f, -0.0f) == 0.0f);
+  CHECK(block.q[0] == 0);
+  CHECK(quantise(127.0f * 65504.0f, 1.0f) == 65504.0f);
+  CHECK(quantise(127.0f * 65520.0f, 1.0f) == kInfinity);
+  CHECK(quantise(127.0f * 0x1p-24f, 64.0f * 0x1p-24f) == 0x1p-24f);
+  CHECK(block.q[1] == 64);
+  CHECK(quantise(127.0f * 0x1p-25f, 0.0f) == 0.0f);
+  CHECK(quantise(1e-45f, -1e-45f) == 0.0f);  // its reciprocal would be infinite
+  for (const float element : {kNan, kInfinity, -kInfinity})
+    for (const bool first : {true, false}) {
+      CHECK(std::isnan(quantise(first ? element : 1.0f, first ? 1.0f : element)));
+      CHECK(block.q[0] == 0);
+    }
 }

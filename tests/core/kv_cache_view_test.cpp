@@ -3,7 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <string>
 #include <vector>
+
+#include "tests/support/error_message.hpp"
 
 using namespace quorum;
 
@@ -69,12 +72,69 @@ TEST_CASE("the first tokens of a view") {
   CHECK(view.first(0).num_tokens == 0);
 }
 
+TEST_CASE("pages: their order, their size and strides of their own for keys and values") {
+  const std::vector<f16> block(4096);
+  const auto* base = reinterpret_cast<const std::byte*>(block.data());
+  const int32_t pages[4] = {5, 0, 2, 2};
+  KvCacheView view{base, base, ElementType::f16, 10, 32, 16, 48, 8};
+  view.pages = pages;
+  view.page_size = 3;
+  view.key_page_stride = 1000;
+  view.value_page_stride = -200;
+  CHECK(view.key_row(0, 0) - base == 5000);
+  CHECK(view.key_row(2, 1) - base == 5000 + 2 * 32 + 16);
+  CHECK(view.key_row(3, 0) - base == 0);
+  CHECK(view.key_row(9, 1) - base == 2000 + 16);
+  CHECK(view.value_row(5, 3) - base == 2 * 48 + 3 * 8);
+  CHECK(view.value_row(8, 0) - base == -2 * 200 + 2 * 48);
+  view.page_size = 1;  // a place for each token
+  CHECK(view.key_row(3, 1) - base == 2000 + 16);
+  CHECK(view.first(2).key_row(1, 0) - base == 0);
+  CHECK(view.first(2).num_tokens == 2);
+}
+
+TEST_CASE("q8_0: strides of rows of blocks") {
+  const std::vector<q8_0> keys(5 * 3 * 2), values(5 * 3 * 2);
+  const KvCacheView nhd = KvCacheView::nhd(keys.data(), values.data(), 5, 3, 64),
+                    hnd = KvCacheView::hnd(keys.data(), values.data(), 4, 5, 64);
+  CHECK(nhd.type == ElementType::q8_0);
+  CHECK(index_of(nhd.key_row(4, 1), keys) == (4 * 3 + 1) * 2);
+  CHECK(index_of(hnd.value_row(3, 2), values) == (2 * 5 + 3) * 2);
+  const QueryView queries = QueryView::contiguous(keys.data(), 5, 3, 64);
+  CHECK(queries.type == ElementType::q8_0);
+  CHECK(index_of(queries.row(4, 1), keys) == (4 * 3 + 1) * 2);
+}
+
+TEST_CASE("views that cannot be read are refused by name") {
+  KvCacheView view;
+  const auto error_of = [](const auto& checked, int head_dim) { return test::argument_error([&] { validate(checked, head_dim, "f"); }); };
+  CHECK(error_of(view, 72) == "no error");
+  const int32_t pages[1] = {0};
+  view.pages = pages;
+  CHECK(error_of(view, 72) == "f: kv.page_size must be at least 1 with pages, got 0");
+  view.page_size = 1;
+  CHECK(error_of(view, 72) == "no error");
+  view.type = ElementType::q8_0;
+  CHECK(error_of(view, 64) == "no error");
+  CHECK(error_of(view, 72) == "f: shape.head_dim must be a multiple of 32 with keys and values in q8_0, got 72");
+  QueryView queries;
+  CHECK(error_of(queries, 72) == "no error");
+  queries.type = ElementType::q8_0;
+  CHECK(error_of(queries, 96) == "no error");
+  CHECK(error_of(queries, 80) == "f: shape.head_dim must be a multiple of 32 with queries in q8_0, got 80");
+}
+
 TEST_CASE("byte offsets beyond 2^31") {
-  const float element = 0.0f;
-  const auto* base = reinterpret_cast<const std::byte*>(&element);
-  const KvCacheView view{base, base, ElementType::f32, 1 << 20, 8192, 1024, 8192, 1024};
-  CHECK(reinterpret_cast<uintptr_t>(view.key_row((1 << 20) - 1, 7)) - reinterpret_cast<uintptr_t>(base) ==
-        uintptr_t((1 << 20) - 1) * 8192 + 7 * 1024);
+  const auto* base = reinterpret_cast<const std::byte*>(uintptr_t(1) << 40);  // no object that compilers know the size of
+  KvCacheView view{base, base, ElementType::f32, 1 << 20, 8192, 1024, 8192, 1024};
+  const auto offset = [&](const std::byte* row) { return reinterpret_cast<uintptr_t>(row) - reinterpret_cast<uintptr_t>(base); };
+  CHECK(offset(view.key_row((1 << 20) - 1, 7)) == uintptr_t((1 << 20) - 1) * 8192 + 7 * 1024);
+  const int32_t pages[2] = {3, (1 << 30) - 1};
+  view.pages = pages;
+  view.page_size = 16;
+  view.key_page_stride = view.value_page_stride = 16 * 8192;
+  CHECK(offset(view.key_row(16 + 5, 7)) == uintptr_t((1 << 30) - 1) * 16 * 8192 + 5 * 8192 + 7 * 1024);
+  CHECK(offset(view.value_row(5, 1)) == 3 * 16 * 8192 + 5 * 8192 + 1024);
 }
 
 TEST_CASE("queries: [num_rows][num_qo_heads][head_dim]") {

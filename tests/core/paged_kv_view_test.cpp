@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 using namespace quorum;
 
 namespace {
@@ -45,4 +47,44 @@ TEST_CASE("paged kv view: block tables and compressed rows of pages") {
     CHECK(view.place(1, 7).token == 3);
     CHECK(view.key_row(view.place(1, 7), 0) == memory + 1 * 4 * 16 + 3 * 16);
   }
+}
+
+TEST_CASE("paged kv view: sequences as views of one sequence each") {
+  const int32_t num_tokens[3] = {5, 0, 9}, table[9] = {4, 2, -1, -1, -1, -1, 7, 1, 3}, compressed[5] = {4, 2, 7, 1, 3},
+                indptr[4] = {0, 2, 2, 5};
+  const auto* rows = reinterpret_cast<const q8_0*>(memory);
+  PagedKvView view = PagedKvView::nhd(rows, rows + 7, num_tokens, 4, 2, 32);
+  CHECK(view.type == ElementType::q8_0);
+  CHECK(view.key_page_stride == 4 * 2 * 34);
+  view.value_page_stride += 2;
+  for (const int form : {0, 1, 2}) {  // a run of memory a sequence, then pages
+    CAPTURE(form);
+    view.page_size = form == 0 ? 0 : 4;
+    view.page_indices = form == 0 ? nullptr : form == 1 ? table : compressed;
+    view.page_indptr = form == 2 ? indptr : nullptr;
+    view.pages_per_sequence = 3;
+    for (int s = 0; s < 3; ++s) {
+      const KvCacheView sequence = view.sequence(s);
+      CHECK(sequence.num_tokens == num_tokens[s]);
+      CHECK(sequence.type == ElementType::q8_0);
+      for (int t = 0; t < num_tokens[s]; ++t)
+        for (int h = 0; h < 2; ++h) {
+          CHECK(sequence.key_row(t, h) == view.key_row(view.place(s, t), h));
+          CHECK(sequence.value_row(t, h) == view.value_row(view.place(s, t), h));
+        }
+    }
+  }
+}
+
+TEST_CASE("lengths from the last page's") {
+  const int32_t indptr[5] = {0, 2, 2, 3, 6}, last_page_len[4] = {3, 16, 16, 1};
+  int32_t num_tokens[4] = {-1, -1, -1, -1};
+  count_tokens(indptr, last_page_len, 16, 4, num_tokens);
+  CHECK(num_tokens[0] == 19);
+  CHECK(num_tokens[1] == 0);
+  CHECK(num_tokens[2] == 16);
+  CHECK(num_tokens[3] == 33);
+  std::copy_n(last_page_len, 4, num_tokens);
+  count_tokens(indptr, num_tokens, 16, 4, num_tokens);
+  CHECK(num_tokens[3] == 33);
 }

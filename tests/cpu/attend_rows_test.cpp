@@ -74,13 +74,32 @@ TEST_CASE("a tile of -inf adds nothing, NaN poisons the sum") {
 }
 
 TEST_CASE("tiles stay small enough for L1 and never exceed the kernel's rows") {
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16})
-    for (int d = 8; d <= kMaxHeadDim; d += 8) {
-      const int rows = tile_rows(d, type);
-      CHECK(rows >= 8);
-      CHECK(rows <= kTileRows);
-      CHECK((rows == 8 || 2 * rows * d * element_bytes(type) <= 16384));
+  for (int bytes = 16; bytes <= 4 * kMaxHeadDim; bytes += 2) {
+    const int rows = tile_rows(bytes);
+    CHECK(rows >= 8);
+    CHECK(rows <= kTileRows);
+    CHECK((rows == 8 || 2 * rows * bytes <= 16384));
+  }
+}
+
+TEST_CASE("gathered rows are the rows, of any size, and nothing beyond the last is written") {
+  std::vector<std::byte> rows(4096);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = std::byte(i * 7 % 251);
+  for (const int bytes : {16, 34, 48, 64, 68, 102, 128, 136, 144, 238, 256}) {
+    CAPTURE(bytes);
+    RowPointers tile;
+    tile.count = 5;
+    for (int i = 0; i < tile.count; ++i) tile.rows[i] = rows.data() + (i * 3 % 5) * 700 + 2 * i;
+    const RowPointers from = tile;
+    std::vector<std::byte> buffer(size_t(5 * bytes + 64), std::byte(0xee));
+    gather_rows(tile, bytes, buffer.data());
+    for (int i = 0; i < tile.count; ++i) {
+      CHECK(tile.rows[i] == buffer.data() + i * bytes);
+      CHECK(std::memcmp(tile.rows[i], from.rows[i], size_t(bytes)) == 0);
+      prefetch_row(from.rows[i], bytes);
     }
+    CHECK(std::all_of(buffer.begin() + 5 * bytes, buffer.end(), [](std::byte b) { return b == std::byte(0xee); }));
+  }
 }
 
 TEST_CASE("attention over scattered tokens, split over a team") {

@@ -114,7 +114,7 @@ TEST_CASE("a segment: every token once; centroids, value means, spread and varia
       setup.options.storage = storage;
       setup.options.variance = model;
       const HeadSegment segment = setup.segment(1, 3, 290);
-      CHECK(segment.num_clusters == 32);
+      CHECK(segment.num_clusters == 48);
       CHECK_FALSE(segment.non_finite);
       CHECK(covers(segment, 3, 290));
       CHECK(segment.residual_variance.empty() == (model != VarianceModel::diagonal));

@@ -107,6 +107,6 @@ TEST_CASE("number of clusters: whole blocks beyond the first") {
   IndexOptions options;
   options.cluster_size = 10;
   for (const auto& [tokens, clusters] :
-       {std::pair(1, 1), {9, 1}, {20, 2}, {159, 15}, {169, 16}, {239, 16}, {240, 32}, {399, 32}, {400, 48}})
+       {std::pair(1, 1), {9, 1}, {20, 2}, {159, 15}, {169, 16}, {170, 32}, {239, 32}, {320, 32}, {329, 32}, {330, 48}})
     CHECK(num_clusters_for(tokens, options) == clusters);
 }

@@ -131,6 +131,19 @@ TEST_CASE("errors name the argument, its rule and its value, and leave the index
     kv = cache.view();
     kv.values = nullptr;
     CHECK(error_of(append, kv) == function + ": kv.values must be not null, got null");
+    const int32_t page = 0;
+    kv = cache.view();
+    kv.pages = &page;
+    CHECK(error_of(append, kv) == function + ": kv.page_size must be at least 1 with pages, got 0");
+    ClusterIndex odd({2, 2, 40, 0.0f}, {});
+    kv = cache.view();
+    kv.type = ElementType::q8_0;
+    CHECK(test::argument_error([&] {
+            if (append)
+              odd.append(kv, executor);
+            else
+              odd.build(kv, executor);
+          }) == function + ": shape.head_dim must be a multiple of 32 with keys and values in q8_0, got 40");
   }
   CHECK(error_of(true, cache.view().first(199)) ==
         "ClusterIndex::append: kv.num_tokens must be at least the number of tokens already appended, got 199");
@@ -138,6 +151,12 @@ TEST_CASE("errors name the argument, its rule and its value, and leave the index
   no_data.num_rows = 3;
   CHECK(test::argument_error([&] { index.build(cache.view(), &no_data, executor); }) ==
         "ClusterIndex::build: prompt_queries.data must be not null, got null");
+  const std::vector<float> zeros(300 * 2 * 40, 0.0f);
+  QueryView quantised = QueryView::contiguous(zeros.data(), 1, 2, 40);
+  quantised.type = ElementType::q8_0;
+  ClusterIndex odd({2, 2, 40, 0.0f}, {});
+  CHECK(test::argument_error([&] { odd.build(KvCacheView::nhd(zeros.data(), zeros.data(), 300, 2, 40), &quantised, executor); }) ==
+        "ClusterIndex::build: shape.head_dim must be a multiple of 32 with queries in q8_0, got 40");
   CHECK(index.bytes() == bytes);
   CHECK(index.num_tokens() == 200);
   CHECK(index.view().indexed_end == 200);

@@ -90,25 +90,27 @@ using test::Batch;
 using test::BatchSpec;
 
 TEST_CASE("caches hold what they were given, in every type and layout, NaN in between") {
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16})
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0})
     for (const test::Layout layout : {test::Layout::nhd, test::Layout::hnd, test::Layout::interleaved}) {
-      const int tokens = 5, heads = 3, d = 8;
+      const int tokens = 5, heads = 3, d = type == ElementType::q8_0 ? 64 : 8;
       const auto keys = test::gaussian_floats(tokens * heads * d, 1), values = test::gaussian_floats(tokens * heads * d, 2);
       const test::TestCache cache({tokens, heads, d, type, layout}, keys, values);
       const KvCacheView view = cache.view();
       const double step = type == ElementType::f32 ? 0.0 : type == ElementType::f16 ? 0x1p-11 : 0x1p-8;
+      const double least = type == ElementType::q8_0 ? 4.0 / 127 : 0.0;  // a step and more of the largest Gaussians
       size_t from = 0;
       for (int i = 0; i < tokens; ++i)
         for (int h = 0; h < heads; ++h)
           for (int c = 0; c < d; ++c, ++from) {
             const double key = reference::element(view.key_row(i, h), test::reference_format(type), c);
             const double value = reference::element(view.value_row(i, h), test::reference_format(type), c);
-            CHECK(test::near(key, double(keys[from]), step * std::fabs(double(keys[from]))));
-            CHECK(test::near(value, double(values[from]), step * std::fabs(double(values[from]))));
+            CHECK(test::near(key, double(keys[from]), least + step * std::fabs(double(keys[from]))));
+            CHECK(test::near(value, double(values[from]), least + step * std::fabs(double(values[from]))));
             CHECK(key == cache.keys(h).row(i)[c]);
             CHECK(value == cache.values(h).row(i)[c]);
           }
-      for (int c = d; c < d + 8; ++c) CHECK(std::isnan(reference::element(view.key_row(1, 1), test::reference_format(type), c)));
+      for (int c = d; c < d + test::gap_of(type); ++c)
+        CHECK(std::isnan(reference::element(view.key_row(1, 1), test::reference_format(type), c)));
     }
 }
 
@@ -122,6 +124,27 @@ TEST_CASE("queries likewise") {
         CHECK(reference::element(queries.view().row(r, h), reference::Format::f32, c) == queries.get(r, h)[size_t(c)]);
       }
   CHECK(std::isnan(reference::element(queries.view().row(0, 0), reference::Format::f32, 8)));
+}
+
+TEST_CASE("q8_0: an element set later is rounded with its block, others keep their blocks; blocks by their bits") {
+  const auto floats = test::gaussian_floats(2 * 64, 4);
+  test::TestCache cache({2, 1, 64, ElementType::q8_0, test::Layout::nhd}, floats, floats);
+  const auto before = cache.keys(0);
+  cache.set_key(1, 0, 40, 12.7f);
+  CHECK(test::near(cache.keys(0).row(1)[40], 12.7, 0.01));
+  for (int c = 0; c < 64; ++c) {
+    CHECK(test::near(cache.keys(0).row(1)[c], c == 40 ? 12.7 : before.row(1)[c], c < 32 ? 0.0 : 0.06));
+    CHECK(cache.keys(0).row(0)[c] == before.row(0)[c]);
+  }
+  cache.set_key(1, 0, 40, kNan);
+  for (int c = 0; c < 64; ++c) CHECK(std::isnan(cache.keys(0).row(1)[c]) == (c >= 32));
+  cache.set_value_block(0, 0, 32, {from_float<f16>(-2.0f), {5, -128}});
+  CHECK(cache.values(0).row(0)[32] == -10.0);
+  CHECK(cache.values(0).row(0)[33] == 256.0);
+  CHECK(cache.values(0).row(0)[63] == 0.0);
+  test::TestCache copy({2, 1, 64, ElementType::q8_0, test::Layout::hnd}, floats, floats);
+  copy.copy_token(0, cache);
+  CHECK(copy.values(0).row(0)[33] == 256.0);
 }
 
 TEST_CASE("generated data have something to find, plain Gaussian keys have not") {

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "quorum/cpu/decode.hpp"
-#include "quorum/cpu/sparse_attention.hpp"
 #include "tests/support/decode_batch.hpp"
 
 using namespace quorum;
@@ -78,39 +77,11 @@ double correlation(const std::vector<double>& a, const std::vector<double>& b) {
   return ab / std::sqrt(aa * bb);
 }
 
-// Decodes with the rest dropped and attends to what select chose; the largest difference of outputs and lse, in units of the tolerance.
-double error_over_selection(const Batch& batch, const DecodeOptions& wanted) {
-  DecodeOptions options = wanted;
-  options.tail = Tail::drop;
-  const AttentionShape& shape = batch.shape();
-  const auto result = batch.decode(options);
-  const auto selected = batch.select(options);
-  if (result.status != DecodeStatus::ok || selected.status != DecodeStatus::ok) return double(kInfinity);
-  std::vector<int32_t> tokens;
-  std::vector<int64_t> indptr{0};
-  for (const auto& row : selected.rows) {
-    tokens.insert(tokens.end(), row.begin(), row.end());
-    indptr.push_back(int64_t(tokens.size()));
-  }
-  std::vector<KvCacheView> views;
-  for (const SequenceView& sequence : batch.sequences()) views.push_back(sequence.kv);
-  test::DecodeResult want(shape, batch.num_sequences());
-  SerialExecutor executor;
-  sparse_attention(shape, batch.query_view(), views, {tokens.data(), indptr.data(), nullptr, 0, batch.num_sequences(), shape.num_kv_heads},
-                   want.out(), executor);
-  double worst = 0.0;
-  for (int s = 0; s < batch.num_sequences(); ++s)
-    for (int h = 0; h < shape.num_qo_heads; ++h) {
-      const auto row = size_t(s * shape.num_qo_heads + h), d = size_t(shape.head_dim);
-      if (result.reports[row].path != DecodePath::sparse_tokens) return double(kInfinity);
-      if (result.reports[row].tokens_read != int(selected.rows[size_t(s * shape.num_kv_heads + shape.kv_head_of(h))].size()))
-        return double(kInfinity);
-      const double tolerance = test::attention_tolerance(shape.head_dim, batch.spec().lengths[size_t(s)], 40.0);
-      const double output = test::largest_difference(&result.output[row * d], &want.output[row * d], shape.head_dim);
-      worst =
-          test::larger_error(worst, test::larger_error(output, test::largest_difference(&result.lse[row], &want.lse[row], 1)) / tolerance);
-    }
-  return worst;
+// As test::error_over_selection(), infinite too unless every head read single tokens.
+double token_error(const Batch& batch, const DecodeOptions& options) {
+  for (const HeadReport& report : batch.decode(options).reports)
+    if (report.path != DecodePath::sparse_tokens) return double(kInfinity);
+  return test::error_over_selection(batch, options);
 }
 
 }  // namespace
@@ -247,16 +218,16 @@ TEST_CASE("decode reads what select chooses: shapes, types, layouts") {
     BatchSpec spec = coded_batch({900, 400});
     spec.shape = {size[0], size[1], size[2], 0.0f};
     CAPTURE(size[2]);
-    CHECK(error_over_selection(Batch(spec), token_options()) <= 1.0);
+    CHECK(token_error(Batch(spec), token_options()) <= 1.0);
   }
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16})
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0})
     for (const test::Layout layout : {test::Layout::nhd, test::Layout::hnd, test::Layout::interleaved}) {
       BatchSpec spec = coded_batch({500});
       spec.type = spec.query_type = type;
       spec.layout = layout;
       const std::string what = std::string(element_name(type)) + ' ' + layout_name(layout);
       CAPTURE(what);
-      CHECK(error_over_selection(Batch(spec), token_options()) <= 1.0);
+      CHECK(token_error(Batch(spec), token_options()) <= 1.0);
     }
 }
 
@@ -266,5 +237,5 @@ TEST_CASE("decode reads what select chooses: by budget, by target error, with a 
   budget.fixed_budget = 200;
   error.target_error = 0.05f;
   certified.certificate.enabled = true;
-  for (const DecodeOptions& options : {budget, error, certified}) CHECK(error_over_selection(batch, options) <= 1.0);
+  for (const DecodeOptions& options : {budget, error, certified}) CHECK(token_error(batch, options) <= 1.0);
 }

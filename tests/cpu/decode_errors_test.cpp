@@ -165,6 +165,35 @@ TEST_CASE("too_many_workers") {
   call.check(DecodeStatus::ok);
 }
 
+TEST_CASE("page_size_mismatch: pages without a size, in any sequence") {
+  const int32_t pages[400] = {};
+  Refused call;
+  call.sequences[1].kv.pages = pages;
+  for (const int page_size : {0, -16}) {
+    call.sequences[1].kv.page_size = page_size;
+    call.check(DecodeStatus::page_size_mismatch);
+  }
+  call.sequences[1].kv.page_size = 1;
+  call.check(DecodeStatus::ok);
+}
+
+TEST_CASE("head_dim_mismatch: q8_0 has blocks of 32") {
+  const AttentionShape shape{4, 2, 72, 0.0f};
+  const std::vector<float> zeros(4 * 300 * 72, 0.0f);
+  Decoder decoder(shape, {}, {1, 300, 0, 1});
+  SerialExecutor executor;
+  for (const int which : {0, 1, 2}) {
+    SequenceView sequence{KvCacheView::nhd(zeros.data(), zeros.data(), 300, 2, 72), nullptr};
+    QueryView queries = QueryView::contiguous(zeros.data(), 1, 4, 72);
+    if (which == 1) sequence.kv.type = ElementType::q8_0;
+    if (which == 2) queries.type = ElementType::q8_0;
+    test::DecodeResult result(shape, 1);
+    const DecodeStatus status = decoder.decode(queries, {&sequence, 1}, result.out(), result.reports, executor);
+    CHECK(status == (which == 0 ? DecodeStatus::ok : DecodeStatus::head_dim_mismatch));
+    CHECK(result.untouched() == (which != 0));
+  }
+}
+
 TEST_CASE("index_mismatch: more tokens than the cache, other heads, another head_dim") {
   Refused shrunk;
   shrunk.sequences[1].kv.num_tokens = 199;

@@ -22,26 +22,8 @@ DecodeOptions sparse_options(float target, Tail tail) {
   return options;
 }
 
-// Decodes with the rest dropped, and compares every head with the reference over the selected tokens. Returns the largest error of
-// outputs and lse in units of the tolerance; infinite if the report and the selection disagree.
 double error_over_selection(const Batch& batch, float target) {
-  const AttentionShape& shape = batch.shape();
-  const DecodeOptions options = sparse_options(target, Tail::drop);
-  const auto result = batch.decode(options);
-  const auto selected = batch.select(options);
-  double worst = result.status == DecodeStatus::ok && selected.status == DecodeStatus::ok ? 0.0 : double(kInfinity);
-  for (int s = 0; s < batch.num_sequences(); ++s)
-    for (int h = 0; h < shape.num_qo_heads; ++h) {
-      const auto row = size_t(s * shape.num_qo_heads + h);
-      const auto& tokens = selected.rows[size_t(s * shape.num_kv_heads + shape.kv_head_of(h))];
-      if (result.reports[row].tokens_read != int(tokens.size())) return double(kInfinity);
-      const auto want = batch.attention(s, h, tokens);
-      const double output = test::largest_difference(&result.output[row * size_t(shape.head_dim)], want.output.data(), shape.head_dim);
-      const double lse = test::largest_difference(&result.lse[row], &want.lse, 1);
-      const double tolerance = test::attention_tolerance(shape.head_dim, batch.spec().lengths[size_t(s)], 40.0);
-      worst = test::larger_error(worst, test::larger_error(output, lse) / tolerance);
-    }
-  return worst;
+  return test::error_over_selection(batch, sparse_options(target, Tail::drop));
 }
 
 // Whether a sparse path was taken by some head: otherwise the tests above compare dense attention with itself.
@@ -79,10 +61,10 @@ TEST_CASE("head_dims, powers of two and others") {
 }
 
 TEST_CASE("element types and layouts") {
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16})
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0})
     for (const test::Layout layout : {test::Layout::nhd, test::Layout::hnd, test::Layout::interleaved}) {
       BatchSpec spec;
-      spec.shape = {4, 2, 72, 0.0f};
+      spec.shape = {4, 2, type == ElementType::q8_0 ? 96 : 72, 0.0f};
       spec.lengths = {333};
       spec.type = type;
       spec.query_type = type;

@@ -15,23 +15,6 @@ using test::BatchSpec;
 
 namespace {
 
-// Largest error of outputs and lse against the reference, in units of the tolerance.
-double dense_error(const Batch& batch, const test::DecodeResult& result) {
-  const AttentionShape& shape = batch.shape();
-  double worst = 0.0;
-  for (int s = 0; s < batch.num_sequences(); ++s)
-    for (int h = 0; h < shape.num_qo_heads; ++h) {
-      const auto want = batch.attention(s, h);
-      const auto row = size_t(s * shape.num_qo_heads + h);
-      const double tolerance = test::attention_tolerance(shape.head_dim, batch.spec().lengths[size_t(s)], 40.0);
-      const double output =
-          test::largest_difference(result.output.data() + row * size_t(shape.head_dim), want.output.data(), shape.head_dim);
-      const double lse = test::largest_difference(&result.lse[row], &want.lse, 1);
-      worst = test::larger_error(worst, test::larger_error(output, lse) / tolerance);
-    }
-  return worst;
-}
-
 BatchSpec small(int num_qo_heads, int num_kv_heads, int head_dim, std::vector<int> lengths) {
   BatchSpec spec;
   spec.shape = {num_qo_heads, num_kv_heads, head_dim, 0.0f};
@@ -49,17 +32,18 @@ TEST_CASE("head counts and head_dims, ragged batches") {
       const Batch batch(small(qo, kv, d, {1, 31, 0, 70}));
       const std::string shape = std::to_string(qo) + " query heads, " + std::to_string(kv) + " KV heads, head_dim " + std::to_string(d);
       CAPTURE(shape);
-      CHECK(dense_error(batch, batch.dense(executor)) <= 1.0);
+      CHECK(test::reference_error(batch, batch.dense(executor)) <= 1.0);
     }
 }
 
 TEST_CASE("element types of cache and queries, layouts") {
   ThreadExecutor executor(2);
-  const ElementType types[] = {ElementType::f32, ElementType::f16, ElementType::bf16};
+  const ElementType types[] = {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0};
   for (const ElementType type : types)
     for (const ElementType query_type : types)
       for (const test::Layout layout : {test::Layout::nhd, test::Layout::hnd, test::Layout::interleaved}) {
-        BatchSpec spec = small(6, 2, 72, {97, 33});
+        const bool in_blocks = type == ElementType::q8_0 || query_type == ElementType::q8_0;
+        BatchSpec spec = small(6, 2, in_blocks ? 96 : 72, {97, 33});
         spec.type = type;
         spec.query_type = query_type;
         spec.layout = layout;
@@ -67,7 +51,7 @@ TEST_CASE("element types of cache and queries, layouts") {
         const std::string what =
             std::string(element_name(type)) + " cache, " + element_name(query_type) + " queries, " + layout_name(layout);
         CAPTURE(what);
-        CHECK(dense_error(batch, batch.dense(executor)) <= 1.0);
+        CHECK(test::reference_error(batch, batch.dense(executor)) <= 1.0);
       }
 }
 
@@ -76,7 +60,7 @@ TEST_CASE("sizes around every edge") {
   for (int tokens = 0; tokens <= 70; ++tokens) {
     const Batch batch(small(4, 2, 64, {tokens}));
     CAPTURE(tokens);
-    CHECK(dense_error(batch, batch.dense(executor)) <= 1.0);
+    CHECK(test::reference_error(batch, batch.dense(executor)) <= 1.0);
   }
 }
 
@@ -107,7 +91,7 @@ TEST_CASE("workers change rounding only; repeats change nothing") {
     CAPTURE(workers);
     ThreadExecutor executor(workers);
     const auto result = batch.dense(executor);
-    CHECK(dense_error(batch, result) <= 1.0);
+    CHECK(test::reference_error(batch, result) <= 1.0);
     for (int repeat = 0; repeat < 3; ++repeat) CHECK(batch.dense(executor).same_bits(result));
   }
 }
@@ -180,4 +164,18 @@ TEST_CASE("errors name the argument, and nothing is written") {
     (no_keys ? missing.keys : missing.values) = nullptr;
     CHECK(error_of(shape, queries, missing, result.out()) == "dense_attention: kv.keys and kv.values must be not null, got null");
   }
+  const int32_t page = 0;
+  KvCacheView paged = kv;
+  paged.pages = &page;
+  CHECK(error_of(shape, queries, paged, result.out()) == "dense_attention: kv.page_size must be at least 1 with pages, got 0");
+  AttentionShape narrow = shape;
+  narrow.head_dim = 56;
+  KvCacheView blocks = kv;
+  blocks.type = ElementType::q8_0;
+  CHECK(error_of(narrow, queries, blocks, result.out()) ==
+        "dense_attention: shape.head_dim must be a multiple of 32 with keys and values in q8_0, got 56");
+  other = queries;
+  other.type = ElementType::q8_0;
+  CHECK(error_of(narrow, other, kv, result.out()) ==
+        "dense_attention: shape.head_dim must be a multiple of 32 with queries in q8_0, got 56");
 }

@@ -24,20 +24,22 @@ TEST_CASE("the task of an item: its sequence, KV head and query heads") {
   CHECK(task.num_heads == 4);
   CHECK(task.kernels.num_heads == 4);
   CHECK(task.head_dim() == 64);
+  CHECK(task.row_bytes() == 128);
 }
 
 TEST_CASE("queries are loaded scaled, in every type, for the task's heads alone") {
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16}) {
-    const AttentionShape shape{6, 2, 72, 0.5f};
-    const test::TestQueries queries(type, 3, 6, 72, test::gaussian_floats(3 * 6 * 72, 4));
-    StageScratch scratch({3, 72, 0, 0, 0}, 1);
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0}) {
+    const int d = type == ElementType::q8_0 ? 96 : 72;
+    const AttentionShape shape{6, 2, d, 0.5f};
+    const test::TestQueries queries(type, 3, 6, d, test::gaussian_floats(3 * 6 * d, 4));
+    StageScratch scratch({3, d, 0, 0, 0}, 1);
     const HeadTask task = group_task(shape, queries.view(), {}, 2 * 2 + 1, {nullptr, 0, 1}, scratch.workers());
     load_queries(task);
     int wrong = 0;
     for (int g = 0; g < 3; ++g) {
       const auto want = queries.get(2, 3 + g);
-      for (int c = 0; c < 72; ++c) wrong += double(task.own().queries.row(g)[c]) != 0.5 * want[size_t(c)];
-      for (int c = 72; c < 80; ++c) wrong += task.own().queries.row(g)[c] != 0.0f;
+      for (int c = 0; c < d; ++c) wrong += double(task.own().queries.row(g)[c]) != 0.5 * want[size_t(c)];
+      for (int c = d; c < padded_dim(d); ++c) wrong += task.own().queries.row(g)[c] != 0.0f;
     }
     CHECK(wrong == 0);
   }

@@ -15,30 +15,29 @@ using namespace quorum::cpu;
 
 namespace {
 
-constexpr ElementType kTypes[] = {ElementType::f32, ElementType::f16, ElementType::bf16};
+constexpr ElementType kTypes[] = {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0};
 
-// Rows of random elements, a NaN between them.
+// Rows of random elements, NaN between them.
 struct Rows {
+  int64_t stride;
   test::ElementBlock block;
   const std::byte* pointers[kTileRows];
-  int head_dim;
 
-  Rows(ElementType type, int dim, uint64_t seed) : block(type, int64_t(kTileRows) * (dim + 1)), head_dim(dim) {
-    test::Random random(seed);
+  Rows(ElementType type, int dim, uint64_t seed) : stride(dim + block_elements(type)), block(type, kTileRows * stride) {
     for (int r = 0; r < kTileRows; ++r) {
-      pointers[r] = block.at(int64_t(r) * (dim + 1));
-      for (int c = 0; c < dim; ++c) block.set(int64_t(r) * (dim + 1) + c, float(random.gaussian()));
+      pointers[r] = block.at(r * stride);
+      block.set_row(r * stride, test::gaussian_floats(dim, seed * kTileRows + uint64_t(r)).data(), dim);
     }
   }
-  double get(int row, int c) const { return block.get(int64_t(row) * (head_dim + 1) + c); }
+  double get(int row, int c) const { return block.get(row * stride + c); }
 };
 
 }  // namespace
 
 TEST_CASE("kernels of every type and group size up to 16 do all heads") {
-  const int d = 72, stride = padded_dim(d);
   for (const ElementType type : kTypes)
     for (int heads = 1; heads <= kMaxGroupSize; ++heads) {
+      const int d = type == ElementType::q8_0 ? 96 : 72, stride = padded_dim(d);
       CAPTURE(std::string(element_name(type)));
       CAPTURE(heads);
       const Rows rows(type, d, uint64_t(heads));
@@ -83,7 +82,8 @@ TEST_CASE("kernels of every type and group size up to 16 do all heads") {
 
 TEST_CASE("rows become floats times a factor, zero in the padding") {
   for (const ElementType type : kTypes)
-    for (const int d : {8, 24, 64, 72}) {
+    for (const int d : {8, 24, 32, 64, 72, 96}) {
+      if (d % block_elements(type) != 0) continue;
       CAPTURE(std::string(element_name(type)));
       CAPTURE(d);
       const Rows rows(type, d, 3);

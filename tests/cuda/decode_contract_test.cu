@@ -33,6 +33,7 @@ TEST_CASE("cuda decoder: every mistake is named: argument, rule, value") {
   CHECK(message_of([](Plan&) {}) == "no error");
   CHECK(message_of([](Plan& p) { p.shape.head_dim = 80; }) == "cuda::Decoder: shape.head_dim must be 64, 96, 128 or 256, got 80");
   CHECK(message_of([](Plan& p) { p.type = ElementType::f32; }) == "cuda::Decoder: kv_type must be f16 or bf16, got f32");
+  CHECK(message_of([](Plan& p) { p.type = ElementType::q8_0; }) == "cuda::Decoder: kv_type must be f16 or bf16, got q8_0");
   CHECK(message_of([](Plan& p) { p.options.unit = ReadUnit::tokens; }) ==
         "cuda::Decoder: options.unit must be clusters or automatic on this device, got 2");
   CHECK(message_of([](Plan& p) { p.options.target_error = 0.5f; }) ==
@@ -93,9 +94,11 @@ TEST_CASE("cuda decoder: a status says why nothing was enqueued") {
   CHECK(status_of([](auto& b) { b.num_sequences = 1; }) == DecodeStatus::batch_mismatch);
   CHECK(status_of([](auto& b) { b.num_sequences = b.queries.num_rows = 3; }) == DecodeStatus::too_many_sequences);
   CHECK(status_of([](auto& b) { b.kv.type = ElementType::f16; }) == DecodeStatus::type_mismatch);
+  CHECK(status_of([](auto& b) { b.queries.type = ElementType::q8_0; }) == DecodeStatus::type_mismatch);
   CHECK(status_of([](auto& b) { b.num_sequences = b.queries.num_rows = 0; }) == DecodeStatus::ok);
   CHECK(download(output.as<float>(), untouched.size()) == untouched);
-  CHECK(std::string(status_message(DecodeStatus::type_mismatch)) == "decode: kv.type must be the plan's");
+  CHECK(std::string(status_message(DecodeStatus::type_mismatch)) ==
+        "decode: kv.type must be the plan's, and queries.type f32, f16 or bf16");
   CHECK(status_of([](auto& b) { b.num_sequences = b.queries.num_rows = 1; }) == DecodeStatus::ok);  // fewer than planned
   const std::vector<float> after = download(output.as<float>(), untouched.size());
   CHECK(after[0] != 7.0f);

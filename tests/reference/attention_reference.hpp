@@ -35,7 +35,7 @@ inline double decode_binary(std::uint32_t bits, int exponent_bits, int mantissa_
 inline double decode_f16(std::uint16_t bits) { return decode_binary(bits, 5, 10); }
 inline double decode_bf16(std::uint16_t bits) { return decode_binary(bits, 8, 7); }
 
-enum class Format { f32, f16, bf16 };
+enum class Format { f32, f16, bf16, q8_0 };
 
 // Element i of an array that lies anywhere in memory.
 inline double element(const void* array, Format format, std::int64_t i) {
@@ -44,6 +44,12 @@ inline double element(const void* array, Format format, std::int64_t i) {
     float x;
     std::memcpy(&x, bytes + 4 * i, 4);
     return double(x);
+  }
+  if (format == Format::q8_0) {  // of 34 bytes 2 are the scale of the 32 that follow
+    const char* block = bytes + i / 32 * 34;
+    std::uint16_t scale;
+    std::memcpy(&scale, block, 2);
+    return decode_f16(scale) * double(static_cast<signed char>(block[2 + i % 32]));
   }
   std::uint16_t x;
   std::memcpy(&x, bytes + 2 * i, 2);

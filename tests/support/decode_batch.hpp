@@ -145,4 +145,36 @@ class Batch {
   std::vector<std::unique_ptr<ClusterIndex>> indexes_;
 };
 
+// Largest error of outputs and lse against the reference, in units of the tolerance. rows: tokens of each sequence and KV head, null: all.
+inline double reference_error(const Batch& batch, const DecodeResult& result, const std::vector<std::vector<int>>* rows = nullptr) {
+  const AttentionShape& shape = batch.shape();
+  double worst = 0.0;
+  for (int s = 0; s < batch.num_sequences(); ++s)
+    for (int h = 0; h < shape.num_qo_heads; ++h) {
+      const auto row = size_t(s * shape.num_qo_heads + h);
+      const auto want =
+          rows == nullptr ? batch.attention(s, h) : batch.attention(s, h, (*rows)[size_t(s * shape.num_kv_heads + shape.kv_head_of(h))]);
+      const double tolerance = attention_tolerance(shape.head_dim, batch.spec().lengths[size_t(s)], 40.0);
+      const double output = largest_difference(result.output.data() + row * size_t(shape.head_dim), want.output.data(), shape.head_dim);
+      const double lse = largest_difference(&result.lse[row], &want.lse, 1);
+      worst = larger_error(worst, larger_error(output, lse) / tolerance);
+    }
+  return worst;
+}
+
+// Decodes with the rest dropped; reference_error() over what select chooses, infinite if report and selection disagree.
+inline double error_over_selection(const Batch& batch, const DecodeOptions& wanted) {
+  DecodeOptions options = wanted;
+  options.tail = Tail::drop;
+  const auto result = batch.decode(options);
+  const auto selected = batch.select(options);
+  if (result.status != DecodeStatus::ok || selected.status != DecodeStatus::ok) return double(kInfinity);
+  const int heads = batch.shape().num_qo_heads;
+  for (size_t i = 0; i < result.reports.size(); ++i) {
+    const size_t row = i / size_t(heads) * size_t(batch.shape().num_kv_heads) + size_t(batch.shape().kv_head_of(int(i) % heads));
+    if (result.reports[i].tokens_read != int(selected.rows[row].size())) return double(kInfinity);
+  }
+  return reference_error(batch, result, &selected.rows);
+}
+
 }  // namespace quorum::test

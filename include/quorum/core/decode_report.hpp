@@ -55,13 +55,15 @@ enum class DecodeStatus : uint8_t {
   too_many_sequences,   // more than the plan was sized for
   too_many_tokens,      // a sequence is longer than the plan was sized for
   too_many_workers,     // the executor runs more workers than the plan was sized for
+  page_size_mismatch,   // a cache has pages but no page size
+  head_dim_mismatch,    // keys, values or queries are q8_0, but head_dim is not a multiple of 32
   index_mismatch,       // an index has other heads or another head_dim, or covers more tokens than the cache
   codes_missing,        // ReadUnit::tokens or a target error was planned, but an index was built without residual codes
   variance_mismatch,    // VarianceModel::diagonal was planned, but an index was built without it
   report_too_small,     // reports are wanted, but there is no room for num_sequences * num_qo_heads
   selection_too_small,  // select: a row needs more than `capacity` tokens; its count says how many
   scope_mismatch,       // select: needs SelectionScope::group
-  type_mismatch,        // keys and values are not of the type that was planned for
+  type_mismatch,        // GPU: keys and values are not of the type that was planned for, or queries are q8_0
   launch_failed,        // the GPU's runtime refused a kernel; it says why
 };
 
@@ -77,6 +79,10 @@ constexpr const char* status_message(DecodeStatus status) {
       return "decode: kv.num_tokens must be at most limits.max_tokens";
     case DecodeStatus::too_many_workers:
       return "decode: executor.num_workers() must be at most limits.num_workers";
+    case DecodeStatus::page_size_mismatch:
+      return "decode: kv.page_size must be at least 1 with pages";
+    case DecodeStatus::head_dim_mismatch:
+      return "decode: head_dim must be a multiple of 32 with keys, values or queries in q8_0";
     case DecodeStatus::index_mismatch:
       return "decode: index must have the plan's heads and head_dim and cover no more tokens than the cache";
     case DecodeStatus::codes_missing:
@@ -90,7 +96,7 @@ constexpr const char* status_message(DecodeStatus status) {
     case DecodeStatus::scope_mismatch:
       return "select: options.scope must be group";
     case DecodeStatus::type_mismatch:
-      return "decode: kv.type must be the plan's";
+      return "decode: kv.type must be the plan's, and queries.type f32, f16 or bf16";
     case DecodeStatus::launch_failed:
       return "decode: every kernel must launch, cudaGetLastError() says why one did not";
   }

@@ -45,18 +45,33 @@ struct PagedKvView {
     return values + place.page * value_page_stride + place.token * value_token_stride + kv_head * value_head_stride;
   }
 
+  // One sequence of the batch, without copying; num_tokens and page_indices are read here, so they must be in the caller's memory.
+  KvCacheView sequence(int s) const {
+    KvCacheView view{keys, values, type, num_tokens[s], key_token_stride, key_head_stride, value_token_stride, value_head_stride};
+    if (page_indices == nullptr) {
+      view.keys += s * key_page_stride;
+      view.values += s * value_page_stride;
+      return view;
+    }
+    view.pages = pages_of(s);
+    view.page_size = page_size;
+    view.key_page_stride = key_page_stride;
+    view.value_page_stride = value_page_stride;
+    return view;
+  }
+
   // keys, values: [num_sequences][capacity_tokens][num_kv_heads][head_dim], contiguous.
   template <class T>
   static PagedKvView nhd(const T* keys, const T* values, const int32_t* num_tokens, int64_t capacity_tokens, int num_kv_heads,
                          int head_dim) {
-    const int64_t row = int64_t(head_dim) * int64_t(sizeof(T));
+    const int64_t row = row_bytes(ElementTypeOf<T>::value, head_dim);
     return contiguous(keys, values, num_tokens, capacity_tokens * num_kv_heads * row, num_kv_heads * row, row);
   }
   // keys, values: [num_sequences][num_kv_heads][capacity_tokens][head_dim], contiguous.
   template <class T>
   static PagedKvView hnd(const T* keys, const T* values, const int32_t* num_tokens, int64_t capacity_tokens, int num_kv_heads,
                          int head_dim) {
-    const int64_t row = int64_t(head_dim) * int64_t(sizeof(T));
+    const int64_t row = row_bytes(ElementTypeOf<T>::value, head_dim);
     return contiguous(keys, values, num_tokens, capacity_tokens * num_kv_heads * row, row, capacity_tokens * row);
   }
 
@@ -74,5 +89,15 @@ struct PagedKvView {
     return view;
   }
 };
+
+// Lengths of sequences from FlashInfer's form, in which the last page alone may be partly filled; a sequence without pages has none.
+//
+// Shapes: page_indptr [num_sequences + 1]; last_page_len and num_tokens [num_sequences], which may be the same array.
+inline void count_tokens(const int32_t* page_indptr, const int32_t* last_page_len, int page_size, int num_sequences, int32_t* num_tokens) {
+  for (int s = 0; s < num_sequences; ++s) {
+    const int32_t num_pages = page_indptr[s + 1] - page_indptr[s];
+    num_tokens[s] = num_pages > 0 ? (num_pages - 1) * page_size + last_page_len[s] : 0;
+  }
+}
 
 }  // namespace quorum

@@ -15,7 +15,7 @@ struct StoredHead {
   VarianceModel variance = VarianceModel::shared;  // of the options: what scoring reads
   int num_cluster_slots = 0;
 
-  QUORUM_HOST_DEVICE int64_t row_bytes() const { return int64_t(head_dim) * element_bytes(type); }
+  QUORUM_HOST_DEVICE int64_t row_bytes() const { return quorum::row_bytes(type, head_dim); }
   QUORUM_HOST_DEVICE int64_t dense_bytes(int num_tokens) const { return 2 * row_bytes() * num_tokens; }
 
   // Keys, values, drawn keys, lists, query metric, centroids, value means and codes of a sparse step. code_slots: tokens whose codes were

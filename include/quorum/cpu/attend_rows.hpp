@@ -42,6 +42,7 @@ struct RowPointers {
 // Asks for the whole of a row.
 QUORUM_ALWAYS_INLINE void prefetch_row(const std::byte* row, int row_bytes) {
   for (int byte = 0; byte < row_bytes; byte += 64) simd::prefetch(row + byte);
+  if (row_bytes % 64 != 0) simd::prefetch(row + row_bytes - 1);  // such rows begin anywhere in a line
 }
 
 // Calls work(begin, tile, next) for tiles of at most `rows` of the rows row_at(i), i in [first, last); `next` is what the work should ask
@@ -61,6 +62,21 @@ QUORUM_ALWAYS_INLINE void for_each_tile(int first, int last, int rows, int row_b
   }
 }
 
+// Copies a row in vectors, which a copy of a size known only at run time would do in a call.
+QUORUM_ALWAYS_INLINE void copy_row(const std::byte* row, int row_bytes, std::byte* to) {
+  const auto copy_line = [&](int at) {
+    for (int byte = at; byte < at + 64; byte += 4 * simd::kVectorSize)
+      simd::store(reinterpret_cast<float*>(to + byte), simd::load(reinterpret_cast<const float*>(row + byte)));
+  };
+  int byte = 0;
+  for (; byte + 64 <= row_bytes; byte += 64) copy_line(byte);
+  if (byte == row_bytes) return;
+  if (byte > 0)
+    copy_line(row_bytes - 64);  // some of it twice
+  else
+    std::memcpy(to, row, size_t(row_bytes));
+}
+
 // Copies rows to `buffer`, one after the other; the pointers then name the copies.
 //
 // A kernel that meets scattered rows themselves waits for memory and computes by turns, because the arithmetic of a few rows fills the
@@ -68,30 +84,24 @@ QUORUM_ALWAYS_INLINE void for_each_tile(int first, int last, int rows, int row_b
 // that memory is not idle meanwhile. Rows beyond kMaxGatheredBytes keep it busy enough, and so do values, of which one pass touches two
 // lines a row.
 inline void gather_rows(RowPointers& tile, int row_bytes, std::byte* buffer) {
-  constexpr int kVectorBytes = 4 * simd::kVectorSize;
-  const int whole = row_bytes / 64 * 64;
   for (int i = 0; i < tile.count; ++i, buffer += row_bytes) {
-    const std::byte* row = tile.rows[i];
-    for (int byte = 0; byte < whole; byte += kVectorBytes)
-      simd::store(reinterpret_cast<float*>(buffer + byte), simd::load(reinterpret_cast<const float*>(row + byte)));
-    if (whole < row_bytes) std::memcpy(buffer + whole, row + whole, size_t(row_bytes - whole));
+    copy_row(tile.rows[i], row_bytes, buffer);
     tile.rows[i] = buffer;
   }
 }
 
 // Rows of a tile: keys and values of a tile and the next keys fit in L1 together (16 KiB each), and sums in registers are long enough.
-constexpr int tile_rows(int head_dim, ElementType type) {
-  return std::clamp(16384 / (2 * head_dim * element_bytes(type)) / 4 * 4, 8, kTileRows);
-}
+constexpr int tile_rows(int row_bytes) { return std::clamp(16384 / (2 * row_bytes) / 4 * 4, 8, kTileRows); }
 
 // Attention of a group over tokens token_at(i), i in [first, last), from scratch.queries into scratch.states and scratch.accumulated.
 //
 // Keys and values of the next tile are asked for while this one is computed: without that the loop waits for memory.
 // Cost: (last - first) * (2 rows) bytes, each row read once for all heads.
 template <class TokenAt>
-void attend_rows(const RowKernels& kernels, const KvCacheView& kv, int kv_head, int head_dim, int first, int last, TokenAt&& token_at,
+void attend_rows(const RowKernels& kernels, const KvCacheView& cache, int kv_head, int head_dim, int first, int last, TokenAt&& token_at,
                  WorkerScratch& scratch) {
-  const int dim = padded_dim(head_dim), rows = tile_rows(head_dim, kv.type);
+  const KvCacheView kv = cache;  // a copy, which stores of pointers cannot change: it stays in registers
+  const int dim = padded_dim(head_dim), rows = tile_rows(row_bytes(kv.type, head_dim));
   for (int g = 0; g < kernels.num_heads; ++g) {
     scratch.states[g] = {};
     std::fill_n(scratch.accumulated.row(g), dim, 0.0f);

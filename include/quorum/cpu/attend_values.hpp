@@ -49,7 +49,7 @@ inline int list_used_clusters(const HeadTask& task, const ClusterHeadView& head,
   num_own = clusters;
   for (int i = 0; i < clusters; ++i) {
     const ClusterRef cluster = cluster_at(head, task.shared->cluster[positions[i]]);
-    simd::prefetch(cluster.segment->value_mean_scale + cluster.local);
+    if (cluster.segment->value_mean_scale != nullptr) simd::prefetch(cluster.segment->value_mean_scale + cluster.local);
   }
   for (int g = 0; g < task.num_heads; ++g) {
     const float* ordered = task.shared->ordered.row(g);
@@ -133,7 +133,7 @@ inline void clear_accumulated(const HeadTask& task) {
 // Values of list entries [first, last) by shared.weights into own().accumulated.
 inline void attend_listed_values(const HeadTask& task, int first, int last) {
   for_each_tile(
-      first, last, tile_rows(task.head_dim(), task.kv.type), task.head_dim() * element_bytes(task.kv.type),
+      first, last, tile_rows(task.row_bytes()), task.row_bytes(),
       [&](int i) { return task.kv.value_row(task.shared->tokens[i], task.kv_head); },
       [&](int begin, const RowPointers& tile, const RowPointers& next) {
         const HeadRows weights{task.shared->weights.data + begin, task.shared->weights.stride};
@@ -144,10 +144,10 @@ inline void attend_listed_values(const HeadTask& task, int first, int last) {
 // Keys and values of list entries [first, last) at once: exact weights, whose sums are added to sum[g], into own().accumulated. Where keys
 // need not be known before values are wanted, one pass keeps memory busier than two.
 inline void attend_listed(const HeadTask& task, const ReadState& state, int first, int last, double* sum) {
-  const int row_bytes = task.head_dim() * element_bytes(task.kv.type), rows = tile_rows(task.head_dim(), task.kv.type);
   const HeadRows weights = task.own().tile;
   for_each_tile(
-      first, last, rows, row_bytes, [&](int i) { return task.kv.key_row(task.shared->tokens[i], task.kv_head); },
+      first, last, tile_rows(task.row_bytes()), task.row_bytes(),
+      [&](int i) { return task.kv.key_row(task.shared->tokens[i], task.kv_head); },
       [&](int begin, const RowPointers& keys, const RowPointers& next) {
         RowPointers values;
         values.count = keys.count;

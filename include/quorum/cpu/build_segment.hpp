@@ -10,7 +10,7 @@ namespace quorum::cpu {
 // Whole blocks of clusters where there are several: what would fill up the last block is scored like any other.
 inline int num_clusters_for(int num_tokens, const IndexOptions& options) {
   const int clusters = num_tokens / options.cluster_size;
-  return clusters <= kClusterBlock ? std::max(1, clusters) : (clusters + kClusterBlock / 2) / kClusterBlock * kClusterBlock;
+  return clusters <= kClusterBlock ? std::max(1, clusters) : int(round_up(clusters, kClusterBlock));
 }
 
 // Tokens whose rows are loaded in one piece.

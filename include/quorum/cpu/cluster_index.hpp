@@ -48,8 +48,10 @@ class ClusterIndex {
   // segment and KV head, and 2 * num_tokens * head_dim^2 multiplications per KV head. Memory: build_bytes() besides the index.
   void build(const KvCacheView& kv, const QueryView* prompt_queries, Executor& executor, const BuildProgress& progress = {}) {
     check(kv, "ClusterIndex::build");
-    if (prompt_queries != nullptr && prompt_queries->num_rows > 0)
+    if (prompt_queries != nullptr && prompt_queries->num_rows > 0) {
       require(prompt_queries->data != nullptr, "ClusterIndex::build", "prompt_queries.data", "not null", "null");
+      validate(*prompt_queries, shape_.head_dim, "ClusterIndex::build");
+    }
     cpu::TokenLedger ledger(options_.num_sink_tokens);
     ledger.append(kv.num_tokens);
     build_first(kv, prompt_queries, ledger, executor, progress);
@@ -171,6 +173,7 @@ class ClusterIndex {
     if (kv.num_tokens == 0) return;
     require(kv.keys != nullptr, function, "kv.keys", "not null", "null");
     require(kv.values != nullptr, function, "kv.values", "not null", "null");
+    validate(kv, shape_.head_dim, function);
   }
   void check_range(int begin, int end, const char* function) const {
     require(begin >= 0 && begin <= ledger_.num_tokens(), function, "begin", "0 to num_tokens()", begin);

@@ -141,8 +141,11 @@ class Decoder {
     if (int(sequences.size()) > limits_.max_sequences) return DecodeStatus::too_many_sequences;
     if (executor.num_workers() > limits_.num_workers) return DecodeStatus::too_many_workers;
     if (!reports.empty() && reports.size() < sequences.size() * size_t(shape_.num_qo_heads)) return DecodeStatus::report_too_small;
+    if (shape_.head_dim % block_elements(queries.type) != 0) return DecodeStatus::head_dim_mismatch;
     for (const SequenceView& sequence : sequences) {
       if (sequence.kv.num_tokens > limits_.max_tokens) return DecodeStatus::too_many_tokens;
+      if (sequence.kv.pages != nullptr && sequence.kv.page_size < 1) return DecodeStatus::page_size_mismatch;
+      if (shape_.head_dim % block_elements(sequence.kv.type) != 0) return DecodeStatus::head_dim_mismatch;
       if (sequence.index == nullptr) continue;
       const ClusterIndexView& index = *sequence.index;
       if (index.num_kv_heads != shape_.num_kv_heads || index.head_dim != shape_.head_dim || index.always.num_known > sequence.kv.num_tokens)

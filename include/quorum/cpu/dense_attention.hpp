@@ -57,11 +57,13 @@ inline void check_stage(const AttentionShape& shape, const QueryView& queries, s
   validate(shape, function);
   require(queries.num_rows == int(kv.size()), function, "queries.num_rows", "the number of sequences", queries.num_rows);
   require(kv.empty() || queries.data != nullptr, function, "queries.data", "not null", "null");
+  validate(queries, shape.head_dim, function);
   require(kv.empty() || out.output != nullptr, function, "out.output", "not null", "null");
   for (const KvCacheView& cache : kv) {
     require(cache.num_tokens >= 0, function, "kv.num_tokens", "at least 0", cache.num_tokens);
     require(cache.num_tokens == 0 || (cache.keys != nullptr && cache.values != nullptr), function, "kv.keys and kv.values", "not null",
             "null");
+    validate(cache, shape.head_dim, function);
   }
 }
 

@@ -25,6 +25,7 @@ struct HeadTask {
 
   WorkerScratch& own() const { return workers[team.worker]; }
   int head_dim() const { return shape->head_dim; }
+  int row_bytes() const { return quorum::row_bytes(kv.type, shape->head_dim); }  // of a key, and of a value
 };
 
 // The task of all query heads of one KV head; item = sequence * num_kv_heads + kv_head. workers: scratch of the team's first worker.

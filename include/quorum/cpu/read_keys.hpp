@@ -46,12 +46,11 @@ inline float weigh_scores(float* scores, int count, float reference) {
 
 // Scores of list entries [first, last) into shared.weights. Keys of the next tile are asked for while this one is computed.
 inline void score_listed_tokens(const HeadTask& task, int first, int last) {
-  const int row_bytes = task.head_dim() * element_bytes(task.kv.type);
+  const int bytes = task.row_bytes();
   for_each_tile(
-      first, last, tile_rows(task.head_dim(), task.kv.type), row_bytes,
-      [&](int i) { return task.kv.key_row(task.shared->tokens[i], task.kv_head); },
+      first, last, tile_rows(bytes), bytes, [&](int i) { return task.kv.key_row(task.shared->tokens[i], task.kv_head); },
       [&](int begin, RowPointers& tile, const RowPointers& next) {
-        if (row_bytes <= kMaxGatheredBytes) gather_rows(tile, row_bytes, task.own().gathered);
+        if (bytes <= kMaxGatheredBytes) gather_rows(tile, bytes, task.own().gathered);
         const HeadRows out{task.shared->weights.data + begin, task.shared->weights.stride};
         task.kernels.score({tile.rows, next.rows, tile.count, next.count, task.head_dim()}, task.own().queries, out);
       });

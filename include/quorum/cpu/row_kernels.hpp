@@ -73,6 +73,8 @@ inline RowKernels row_kernels(ElementType type, int num_heads) {
       return detail::row_kernels_of<float>(num_heads);
     case ElementType::f16:
       return detail::row_kernels_of<f16>(num_heads);
+    case ElementType::q8_0:
+      return detail::row_kernels_of<q8_0>(num_heads);
     case ElementType::bf16:
       break;
   }
@@ -82,12 +84,13 @@ inline RowKernels row_kernels(ElementType type, int num_heads) {
 namespace detail {
 
 template <class T>
-void load_row_of(const T* row, int head_dim, float factor, float* out) {
+void load_row_of(const std::byte* row, int head_dim, float factor, float* out) {
   using namespace simd;
   for (int c = head_dim; c < padded_dim(head_dim); ++c) out[c] = 0.0f;
   int c = 0;
-  for (; c + kVectorSize <= head_dim; c += kVectorSize) store(out + c, load_as_float(row + c) * Vector(factor));
-  if (c < head_dim) store(out + c, load_partial(row + c, head_dim - c) * Vector(factor));
+  for (; c + kVectorSize <= head_dim; c += kVectorSize) store(out + c, RowChunk<T>(row, c).load(0) * Vector(factor));
+  if constexpr (RowChunk<T>::kAnyDim)
+    if (c < head_dim) store(out + c, RowChunk<T>(row, c).load_first(head_dim - c) * Vector(factor));
 }
 
 }  // namespace detail
@@ -96,11 +99,13 @@ void load_row_of(const T* row, int head_dim, float factor, float* out) {
 inline void load_row(const std::byte* row, ElementType type, int head_dim, float factor, float* out) {
   switch (type) {
     case ElementType::f32:
-      return detail::load_row_of(reinterpret_cast<const float*>(row), head_dim, factor, out);
+      return detail::load_row_of<float>(row, head_dim, factor, out);
     case ElementType::f16:
-      return detail::load_row_of(reinterpret_cast<const f16*>(row), head_dim, factor, out);
+      return detail::load_row_of<f16>(row, head_dim, factor, out);
     case ElementType::bf16:
-      return detail::load_row_of(reinterpret_cast<const bf16*>(row), head_dim, factor, out);
+      return detail::load_row_of<bf16>(row, head_dim, factor, out);
+    case ElementType::q8_0:
+      return detail::load_row_of<q8_0>(row, head_dim, factor, out);
   }
 }
 

@@ -50,11 +50,11 @@ inline constexpr int kMaxSamples = 256;
 // From places within clusters to tokens of the sequence. Each step asks for what the next one needs: where a cluster's tokens begin,
 // which token is meant, its key. One after the other they would be three waits for memory a draw.
 inline void resolve_draws(const HeadTask& task, const ClusterRef* drawn, Draw* draws, int num_draws) {
-  const int row_bytes = task.head_dim() * element_bytes(task.kv.type);
+  const int bytes = task.row_bytes();
   for (int i = 0; i < num_draws; ++i) simd::prefetch(drawn[i].tokens() + draws[i].token);
   for (int i = 0; i < num_draws; ++i) {
     draws[i].token = drawn[i].tokens()[draws[i].token];
-    prefetch_row(task.kv.key_row(draws[i].token, task.kv_head), row_bytes);
+    prefetch_row(task.kv.key_row(draws[i].token, task.kv_head), bytes);
   }
 }
 

@@ -59,7 +59,7 @@ class Decoder {
   DecodeStatus decode(const DecodeBatch& batch, const AttentionOutput& out, HeadReport* reports, cudaStream_t stream) noexcept {
     if (batch.queries.num_rows != batch.num_sequences) return DecodeStatus::batch_mismatch;
     if (batch.num_sequences > plan_.num_sequences) return DecodeStatus::too_many_sequences;
-    if (batch.kv.type != plan_.kv.type) return DecodeStatus::type_mismatch;
+    if (batch.kv.type != plan_.kv.type || batch.queries.type == ElementType::q8_0) return DecodeStatus::type_mismatch;
     if (batch.num_sequences == 0) return DecodeStatus::ok;
     StepParams p = params(batch, out, reports);
     return run(p, stream) == cudaSuccess ? DecodeStatus::ok : DecodeStatus::launch_failed;

@@ -23,7 +23,7 @@ struct TraceRows {
   int num_heads = 0;
   int head_dim = 0;
 
-  int64_t head_bytes() const { return int64_t(head_dim) * element_bytes(type); }
+  int64_t head_bytes() const { return quorum::row_bytes(type, head_dim); }
   int64_t row_bytes() const { return head_bytes() * num_heads; }
 };
 

@@ -13,26 +13,43 @@ using simd::kTileRows;
 
 namespace {
 
-constexpr int kHeadDims[] = {8, 16, 24, 64, 72, 80, 96, 128, 192, 256, 512};
+constexpr int kHeadDims[] = {8, 16, 24, 32, 64, 72, 80, 96, 128, 192, 256, 512};
 constexpr int kRowCounts[] = {0, 1, 3, 4, 5, 31, 32};
 constexpr float kUntouched = -777.0f;
 
+// Elements of a row that one T holds.
 template <class T>
-T convert(double x) {
-  if constexpr (std::is_same_v<T, int8_t>)
-    return int8_t(std::lround(x * 40.0));
-  else
-    return from_float<T>(float(x));
+constexpr int kTogether = std::is_same_v<T, q8_0> ? q8_0::kElements : 1;
+
+template <class T>
+void fill_row(T* row, int head_dim, test::Random& random) {
+  if constexpr (std::is_same_v<T, q8_0>) {
+    quantise_q8_0(test::gaussian_floats(head_dim, random.bits()).data(), head_dim, row);
+  } else {
+    for (int c = 0; c < head_dim; ++c) {
+      const double x = random.gaussian();
+      if constexpr (std::is_same_v<T, int8_t>)
+        row[c] = int8_t(std::lround(x * 40.0));
+      else
+        row[c] = from_float<T>(float(x));
+    }
+  }
 }
-double value_of(int8_t x) { return double(x); }
 template <class T>
-double value_of(T x) {
-  return double(to_float(x));
+double element(const T* row, int c) {
+  if constexpr (std::is_same_v<T, q8_0>)
+    return double(to_float(row[c / 32].scale)) * double(row[c / 32].q[c % 32]);
+  else if constexpr (std::is_same_v<T, int8_t>)
+    return double(row[c]);
+  else
+    return double(to_float(row[c]));
 }
 // What lies between rows: NaN, or a byte that would show.
 template <class T>
 T between_rows() {
-  if constexpr (std::is_same_v<T, int8_t>)
+  if constexpr (std::is_same_v<T, q8_0>)
+    return {from_float<f16>(kNan), {}};
+  else if constexpr (std::is_same_v<T, int8_t>)
     return int8_t(127);
   else
     return from_float<T>(kNan);
@@ -44,12 +61,13 @@ template <class T, int G>
 double accumulate_error(int head_dim, int num_rows, uint64_t seed) {
   test::Random random(seed);
   const int stride = int(round_up(head_dim, kRowAlignment)), weight_stride = kTileRows + 1;
-  std::vector<T> block(size_t(kTileRows * (head_dim + 5)), between_rows<T>());
+  const int between = head_dim / kTogether<T> + 5;
+  std::vector<T> block(size_t(kTileRows * between), between_rows<T>());
   const std::byte* rows[kTileRows];
   std::vector<const T*> starts;
   for (int r = 0; r < num_rows; ++r) {
-    T* row = block.data() + ((r * 5 + 1) % kTileRows) * (head_dim + 5);
-    for (int c = 0; c < head_dim; ++c) row[c] = convert<T>(random.gaussian());
+    T* row = block.data() + ((r * 5 + 1) % kTileRows) * between;
+    fill_row(row, head_dim, random);
     rows[r] = reinterpret_cast<const std::byte*>(row);
     starts.push_back(row);
   }
@@ -67,7 +85,7 @@ double accumulate_error(int head_dim, int num_rows, uint64_t seed) {
     for (int c = 0; c < head_dim; ++c) {
       double want = double(before[size_t(g * stride + c)]), size = std::fabs(want);
       for (int r = 0; r < num_rows; ++r) {
-        const double product = double(weights[size_t(g * weight_stride + r)]) * value_of(starts[size_t(r)][c]);
+        const double product = double(weights[size_t(g * weight_stride + r)]) * element(starts[size_t(r)], c);
         want += product;
         size += std::fabs(product);
       }
@@ -85,9 +103,10 @@ double worst_over_heads(int head_dim, int num_rows, uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("weighted sums are added to what was there", T, float, f16, bf16, int8_t) {
+TEST_CASE_TEMPLATE("weighted sums are added to what was there", T, float, f16, bf16, int8_t, q8_0) {
   for (const int head_dim : kHeadDims)
     for (const int num_rows : kRowCounts) {
+      if (head_dim % kTogether<T> != 0) continue;
       const uint64_t seed = uint64_t(head_dim * 100 + num_rows);
       CAPTURE(head_dim);
       CAPTURE(num_rows);

@@ -15,7 +15,7 @@ using simd::RowTile;
 
 namespace {
 
-constexpr int kHeadDims[] = {8, 16, 24, 64, 72, 80, 96, 128, 192, 256, 512};
+constexpr int kHeadDims[] = {8, 16, 24, 32, 64, 72, 80, 96, 128, 192, 256, 512};
 constexpr int kRowCounts[] = {0, 1, 3, 4, 5, 31, 32};
 constexpr float kUntouched = -777.0f;
 
@@ -26,12 +26,13 @@ double score_error(int head_dim, int num_rows, uint64_t seed) {
   const ElementType type = ElementTypeOf<T>::value;
   const int stride = int(round_up(head_dim, kRowAlignment)), score_stride = kTileRows + 3;
   test::Random random(seed);
-  test::ElementBlock block(type, int64_t(kTileRows) * (head_dim + 1));
+  const int64_t between = head_dim + block_elements(type);
+  test::ElementBlock block(type, kTileRows * between);
   const std::byte* rows[kTileRows];
   std::vector<int64_t> starts;
   for (int r = 0; r < num_rows; ++r) {
-    const int64_t start = int64_t((r * 7 + 3) % kTileRows) * (head_dim + 1);
-    for (int c = 0; c < head_dim; ++c) block.set(start + c, float(random.gaussian()));
+    const int64_t start = (r * 7 + 3) % kTileRows * between;
+    block.set_row(start, test::gaussian_floats(head_dim, random.bits()).data(), head_dim);
     rows[r] = block.at(start);
     starts.push_back(start);
   }
@@ -70,9 +71,10 @@ double worst_over_heads(int head_dim, int num_rows, uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("scores are the dot products, and nothing else is written", T, float, f16, bf16) {
+TEST_CASE_TEMPLATE("scores are the dot products, and nothing else is written", T, float, f16, bf16, q8_0) {
   for (const int head_dim : kHeadDims)
     for (const int num_rows : kRowCounts) {
+      if (head_dim % block_elements(ElementTypeOf<T>::value) != 0) continue;
       const uint64_t seed = uint64_t(head_dim * 100 + num_rows);
       CAPTURE(head_dim);
       CAPTURE(num_rows);

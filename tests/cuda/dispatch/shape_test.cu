@@ -23,6 +23,7 @@ TEST_CASE("which sizes and types have kernels") {
   CHECK(has_kernels(ElementType::f16));
   CHECK(has_kernels(ElementType::bf16));
   CHECK(!has_kernels(ElementType::f32));
+  CHECK(!has_kernels(ElementType::q8_0));
 }
 
 TEST_CASE("elements are dispatched to their type") {

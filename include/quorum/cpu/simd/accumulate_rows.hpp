@@ -19,13 +19,14 @@ QUORUM_ALWAYS_INLINE void accumulate_columns(const RowTile& tile, int first, con
   for (int r = 0; r < tile.num_rows; ++r) {
     if (r < tile.num_prefetch) {
       const std::byte* next[1] = {tile.prefetch[r]};
-      prefetch_step(next, int64_t(first) * int64_t(sizeof(T)), Columns * kVectorSize * int(sizeof(T)));
+      prefetch_elements<T, Columns * kVectorSize>(next, first);
     }
-    const T* row = reinterpret_cast<const T*>(tile.rows[r]) + first;
     Vector values[Columns];
-    for (int j = 0; j < Columns; ++j) values[j] = load_as_float(row + j * kVectorSize);
+    load_vectors<T>(tile.rows[r], first, values);
+    const float* row_weights = weights + r;
+    keep_in_register(row_weights);
     for (int g = 0; g < G; ++g) {
-      const Vector weight(weights[int64_t(g) * weight_stride + r]);
+      const Vector weight(row_weights[int64_t(g) * weight_stride]);
       for (int j = 0; j < Columns; ++j) sums[g * Columns + j] = multiply_add(weight, values[j], sums[g * Columns + j]);
     }
   }
@@ -40,7 +41,7 @@ void accumulate_last_columns(const RowTile& tile, int first, const float* weight
                              int accumulator_stride) {
   const int left = tile.head_dim - first;
   for (int r = 0; r < tile.num_rows; ++r) {
-    const Vector values = load_partial(reinterpret_cast<const T*>(tile.rows[r]) + first, left);
+    const Vector values = RowChunk<T>(tile.rows[r], first).load_first(left);
     for (int g = 0; g < G; ++g) {
       float* out = accumulators + int64_t(g) * accumulator_stride + first;
       store(out, multiply_add(Vector(weights[int64_t(g) * weight_stride + r]), values, load(out)));
@@ -59,7 +60,8 @@ void accumulate_tile(const RowTile& tile, const float* weights, int weight_strid
     accumulate_columns<T, G, kColumnBlock>(tile, c, weights, weight_stride, accumulators, accumulator_stride);
   for (; c + kVectorSize <= tile.head_dim; c += kVectorSize)
     accumulate_columns<T, G, 1>(tile, c, weights, weight_stride, accumulators, accumulator_stride);
-  if (c < tile.head_dim) accumulate_last_columns<T, G>(tile, c, weights, weight_stride, accumulators, accumulator_stride);
+  if constexpr (RowChunk<T>::kAnyDim)
+    if (c < tile.head_dim) accumulate_last_columns<T, G>(tile, c, weights, weight_stride, accumulators, accumulator_stride);
 }
 
 }  // namespace quorum::simd

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "quorum/cpu/simd/vector.hpp"
+#include "quorum/cpu/simd/load_rows.hpp"
 
 namespace quorum::simd {
 
@@ -86,21 +86,13 @@ QUORUM_ALWAYS_INLINE void reduce_rows(const float* rows, float* sums) {
   for (int i = 0; i < N; ++i) sums[i] = reduce_add(load(rows + i * kVectorSize));
 }
 
-// Asks for the lines that `bytes` of each row at `offset` touch, once per line.
-template <int Rows>
-QUORUM_ALWAYS_INLINE void prefetch_step(const std::byte* const (&rows)[Rows], int64_t offset, int bytes) {
-  if (offset % 64 != 0 && bytes < 64) return;
-  for (int line = 0; line < bytes; line += 64)
-    for (int r = 0; r < Rows; ++r) prefetch(rows[r] + offset + line);
-}
-
 // scores[g * score_stride + r] = queries[g] . row r, for G heads and all rows of the tile.
 //
 // Shapes: queries [G][query_stride] floats, scaled, zero beyond head_dim. Cost: num_rows * G * head_dim multiplications, rows read once.
 template <class T, int G>
 void score_tile(const RowTile& tile, const float* queries, int query_stride, float* scores, int score_stride) {
-  constexpr int kStepBytes = kVectorSize * int(sizeof(T));
-  const int whole = tile.head_dim / kVectorSize * kVectorSize;
+  constexpr int kStep = RowChunk<T>::kVectors * kVectorSize;
+  const int whole = tile.head_dim / kStep * kStep;
   const int left = tile.head_dim - whole;
   for (int r0 = 0; r0 < tile.num_rows; r0 += kRowBlock) {
     const std::byte* rows[kRowBlock];
@@ -111,20 +103,27 @@ void score_tile(const RowTile& tile, const float* queries, int query_stride, flo
     }
     Vector sums[kRowBlock * G];
     for (auto& sum : sums) sum = Vector(0.0f);
-    const auto step = [&](int c, auto load_row) {
+    const auto step = [&](int c, auto load_key) {
       Vector keys[kRowBlock];
-      for (int r = 0; r < kRowBlock; ++r) keys[r] = load_row(reinterpret_cast<const T*>(rows[r]) + c);
+      for (int r = 0; r < kRowBlock; ++r) keys[r] = load_key(r);
       for (int g = 0; g < G; ++g) {
         Vector query = load(queries + int64_t(g) * query_stride + c);
         keep_in_register(query);
         for (int r = 0; r < kRowBlock; ++r) sums[r * G + g] = multiply_add(keys[r], query, sums[r * G + g]);
       }
     };
-    for (int c = 0; c < whole; c += kVectorSize) {
-      prefetch_step(next, int64_t(c) * int64_t(sizeof(T)), kStepBytes);
-      step(c, [](const T* p) { return load_as_float(p); });
+    for (int c = 0; c < whole; c += kStep) {
+      prefetch_elements<T, kStep>(next, c);
+      if constexpr (RowChunk<T>::kVectors == 1) {
+        step(c, [&](int r) { return RowChunk<T>(rows[r], c).load(0); });
+      } else {
+        RowChunk<T> chunks[kRowBlock];
+        for (int r = 0; r < kRowBlock; ++r) chunks[r] = RowChunk<T>(rows[r], c);
+        for (int v = 0; v < RowChunk<T>::kVectors; ++v) step(c + v * kVectorSize, [&](int r) { return chunks[r].load(v); });
+      }
     }
-    if (left > 0) step(whole, [left](const T* p) { return load_partial(p, left); });
+    if constexpr (RowChunk<T>::kAnyDim)
+      if (left > 0) step(whole, [&](int r) { return RowChunk<T>(rows[r], whole).load_first(left); });
     float flat[kRowBlock * G];
     reduce_accumulators<kRowBlock * G>(sums, flat);
     for (int r = 0; r < kRowBlock && r0 + r < tile.num_rows; ++r)

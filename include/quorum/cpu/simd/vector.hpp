@@ -248,6 +248,29 @@ QUORUM_ALWAYS_INLINE Vector load_as_float(const f16* p) {
 #endif
 }
 
+// The f16 at p in every lane; no alignment needed. Caller: four bytes may be read there, since a load into the low end of a register
+// costs no shuffle.
+QUORUM_ALWAYS_INLINE Vector broadcast_f16(const std::byte* p) {
+#if defined(__F16C__) && defined(__AVX2__) && !defined(QUORUM_SCALAR)
+  int low;
+  std::memcpy(&low, p, sizeof(low));
+  const __m128 first = _mm_cvtph_ps(_mm_cvtsi32_si128(low));
+#if defined(__AVX512F__)
+  return _mm512_broadcastss_ps(first);
+#else
+  return _mm256_broadcastss_ps(first);
+#endif
+#else
+  f16 x;
+  std::memcpy(&x, p, sizeof(x));
+#if defined(__ARM_NEON) && defined(__aarch64__) && !defined(QUORUM_SCALAR)
+  return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(x.bits)));
+#else
+  return Vector(to_float(x));
+#endif
+#endif
+}
+
 QUORUM_ALWAYS_INLINE Vector load_as_float(const bf16* p) {
 #if defined(QUORUM_SCALAR)
   return load_converted(p);
@@ -318,6 +341,16 @@ QUORUM_ALWAYS_INLINE void keep_in_register(Vector& v) {
   asm("" : "+w"(v.data));
 #else
   (void)v;
+#endif
+}
+
+// The same for an address from which others follow. Compilers compute those before the loop instead, and run out of registers.
+template <class T>
+QUORUM_ALWAYS_INLINE void keep_in_register(const T*& p) {
+#if defined(__GNUC__)
+  asm("" : "+r"(p));
+#else
+  (void)p;
 #endif
 }
 
