@@ -52,6 +52,10 @@ class MaskedSequence {
     return result;
   }
 
+  const reference::Matrix& keys(int kv_head) const { return cache_.keys(kv_head); }
+  const reference::Matrix& values(int kv_head) const { return cache_.values(kv_head); }
+  std::vector<double> query(int row, int qo_head) const { return queries_.get(row, qo_head); }
+
   // What the reference says.
   const std::vector<int>& visible(int row) const { return visible_[size_t(row)]; }
   reference::Attention attention(int row, int qo_head, bool with_sink = true) const {
