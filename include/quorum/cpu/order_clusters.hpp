@@ -15,14 +15,13 @@ inline void fill_buckets(const HeadTask& task, const ClusterHeadView& head, cons
   std::fill_n(histogram, kNumOrderBuckets, 0);
   for (int block = first; block < last; ++block) {
     const float* size = visible_sizes(task, head, block);
-    float share[kClusterBlock];
-    for (int lane = 0; lane < kClusterBlock; lane += simd::kVectorSize) {
-      Vector largest(-kInfinity);
-      for (int g = 0; g < task.num_heads; ++g) {
-        const int64_t at = (int64_t(block) * task.num_heads + g) * kClusterBlock + lane;
-        largest = simd::maximum(capped_log_weight(task, at) - Vector(log_total[g]), largest);
+    float share[kClusterBlock], buffer[kClusterBlock];
+    for (int g = 0; g < task.num_heads; ++g) {
+      const float* log_weight = capped_log_weights(task, block, g, buffer);
+      for (int lane = 0; lane < kClusterBlock; lane += simd::kVectorSize) {
+        const Vector largest = g == 0 ? Vector(-kInfinity) : simd::load(share + lane);
+        simd::store(share + lane, simd::maximum(simd::load(log_weight + lane) - Vector(log_total[g]), largest));
       }
-      simd::store(share + lane, largest);
     }
     int32_t* buckets = task.shared->bucket + block * kClusterBlock;
     simd::order_buckets(share, buckets);

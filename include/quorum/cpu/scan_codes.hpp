@@ -107,7 +107,7 @@ struct CodedLanes {
 
 // Coded weights of a block from its sums of look-ups, heads [first, first + G); their shares are added to sums [heads] of vectors. keys
 // [16]: the largest share of the heads before, then of these too.
-template <int G>
+template <int G, bool kCaps>
 QUORUM_ALWAYS_INLINE void weigh_code_block(const ScanQueries& queries, const int32_t* dots, int num_lookups, const f16* scales,
                                            const CentroidScores& centroids, int cluster, CodedLanes lanes, int first,
                                            const ScannedBlock& out, float* sums, float* keys) {
@@ -123,7 +123,7 @@ QUORUM_ALWAYS_INLINE void weigh_code_block(const ScanQueries& queries, const int
       const Vector sign_dot = (load_as_float(dots + i * kCodeBlock + lane) + zero_point) * Vector(queries.step[g]);
       const Vector centroid(centroids.log_share[g * kClusterBlock + cluster]);
       Vector coded = coded_score(centroid, scale, sign_dot);
-      if (queries.softcap > 0.0f) coded = cap_log_share(coded, queries.log_total[g], queries.softcap);
+      if constexpr (kCaps) coded = cap_log_share(coded, queries.log_total[g], queries.softcap);
       const Vector log_share = minimum(coded, Vector(kLargestLogShare));
       const Vector share = where_positive(left, power_of_two(log_share), Vector(0.0f));
       const Vector expected(queries.counted_expected[g] * centroids.expected[g * kClusterBlock + cluster]);
@@ -219,8 +219,11 @@ inline void scan_blocks(const HeadTask& task, const ScanQueries& queries, Cluste
     const CodedLanes lanes{num_tokens - i * kCodeBlock, filters ? seen : nullptr};
     if (filters) find_seen(task, at.tokens + i * kCodeBlock, lanes.num_tokens, seen);
     simd::for_head_blocks(heads, [&](auto count, int g) {
-      weigh_code_block<count()>(queries, dots + i * block + g * kCodeBlock, lines * (kCodeLineDim / 4), at.scale + i * kCodeBlock,
-                                centroids, cluster, lanes, g, out, sums, keys);
+      const auto weigh = [&](auto caps) {
+        weigh_code_block<count(), caps()>(queries, dots + i * block + g * kCodeBlock, lines * (kCodeLineDim / 4), at.scale + i * kCodeBlock,
+                                          centroids, cluster, lanes, g, out, sums, keys);
+      };
+      queries.softcap > 0.0f ? weigh(std::true_type()) : weigh(std::false_type());
     });
     simd::key_buckets(keys, out.buckets);
     for (int lane = 0; filters && lane < std::min(lanes.num_tokens, kCodeBlock); ++lane)

@@ -151,23 +151,29 @@ inline void score_blocks(const HeadTask& task, const ClusterHeadView& head, Vari
   }
 }
 
-// Entries of shared.log_weight from `at` on, soft-capped as scores are. Empty clusters then have some weight, times their size of 0.
-QUORUM_ALWAYS_INLINE simd::Vector capped_log_weight(const HeadTask& task, int64_t at) {
-  const simd::Vector log_weight = simd::load(task.shared->log_weight + at);
-  return task.shape->logit_softcap > 0.0f ? simd::soft_cap(log_weight, task.shape->logit_softcap) : log_weight;
+// The 16 entries of shared.log_weight of a block and head, soft-capped as scores are, if they are, in `buffer`. Empty clusters then have
+// some weight, times their size of 0.
+inline const float* capped_log_weights(const HeadTask& task, int block, int head, float* buffer) {
+  const float* log_weight = task.shared->log_weight + (int64_t(block) * task.num_heads + head) * kClusterBlock;
+  if (task.shape->logit_softcap == 0.0f) return log_weight;
+  std::copy_n(log_weight, kClusterBlock, buffer);
+  simd::soft_cap_scores(buffer, kClusterBlock, task.shape->logit_softcap);
+  return buffer;
 }
 
 // Expected weights of blocks [first, last) in units of exp(reference[g]); their sums go to own().estimate.
 inline void weigh_blocks(const HeadTask& task, const ClusterHeadView& head, const float* reference, int first, int last) {
   using namespace simd;
+  float buffer[kClusterBlock];
   for (int g = 0; g < task.num_heads; ++g) {
     double total = 0.0;
     for (int block = first; block < last; ++block) {
       const float* size = visible_sizes(task, head, block);
       const int64_t at = (int64_t(block) * task.num_heads + g) * kClusterBlock;
+      const float* log_weight = capped_log_weights(task, block, g, buffer);
       Vector sum(0.0f);
       for (int lane = 0; lane < kClusterBlock; lane += kVectorSize) {
-        const Vector token = exponential(capped_log_weight(task, at + lane) - Vector(reference[g]));
+        const Vector token = exponential(load(log_weight + lane) - Vector(reference[g]));
         const Vector weight = cluster_weight(load(size + lane), token);
         store(task.shared->estimate + at + lane, weight);
         sum = sum + weight;
