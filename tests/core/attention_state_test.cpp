@@ -92,3 +92,29 @@ TEST_CASE("rescale factor") {
   CHECK(rescale_factor(2.0f, 2.0f) == 1.0f);
   CHECK(test::near(rescale_factor(1.0f, 3.0f), std::exp(-2.0), 1e-7));
 }
+
+TEST_CASE("a sink joins the denominator, at any distance from the scores") {
+  for (double lse = -30.0; lse <= 30.0; lse += 7.5)
+    for (double logit = -30.0; logit <= 30.0; logit += 4.0) {
+      const SinkShare share = add_sink(lse, logit);
+      CHECK(test::near(share.factor, std::exp(lse) / (std::exp(lse) + std::exp(logit)), 1e-12));
+      CHECK(test::near(share.lse, std::log(std::exp(lse) + std::exp(logit)), 1e-12));
+    }
+  CHECK(add_sink(5.0, 1e30).factor == 0.0);
+  CHECK(add_sink(5.0, 1e30).lse == 1e30);
+  CHECK(add_sink(1e30, 5.0).factor == 1.0);
+  CHECK(add_sink(1e30, 5.0).lse == 1e30);
+}
+
+TEST_CASE("a sink beside nothing, no sink, NaN") {
+  const double infinity = double(kInfinity);
+  CHECK(add_sink(-infinity, 2.0).factor == 0.0);
+  CHECK(add_sink(-infinity, 2.0).lse == 2.0);
+  CHECK(add_sink(2.0, -infinity).factor == 1.0);
+  CHECK(add_sink(2.0, -infinity).lse == 2.0);
+  CHECK(add_sink(-infinity, -infinity).lse == -infinity);
+  for (const SinkShare share : {add_sink(double(kNan), 1.0), add_sink(1.0, double(kNan))}) {
+    CHECK(std::isnan(share.factor));
+    CHECK(std::isnan(share.lse));
+  }
+}

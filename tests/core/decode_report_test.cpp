@@ -18,7 +18,7 @@ TEST_CASE("every path but the two sparse ones is dense") {
 
 TEST_CASE("messages name function, argument and rule") {
   CHECK(std::string(status_message(DecodeStatus::ok)) == "ok");
-  CHECK(std::string(status_message(DecodeStatus::batch_mismatch)) == "decode: queries.num_rows must be the number of sequences");
+  CHECK(std::string(status_message(DecodeStatus::batch_mismatch)) == "decode: queries.num_rows must be the number of the sequences' rows");
   CHECK(std::string(status_message(DecodeStatus::too_many_sequences)) == "decode: sequences must be at most limits.max_sequences");
   CHECK(std::string(status_message(DecodeStatus::too_many_tokens)) == "decode: kv.num_tokens must be at most limits.max_tokens");
   CHECK(std::string(status_message(DecodeStatus::too_many_workers)) == "decode: executor.num_workers() must be at most limits.num_workers");
@@ -30,8 +30,7 @@ TEST_CASE("messages name function, argument and rule") {
   CHECK(std::string(status_message(DecodeStatus::codes_missing)) == "decode: index must be built with residual_codes to read tokens");
   CHECK(std::string(status_message(DecodeStatus::variance_mismatch)) ==
         "decode: index must be built with VarianceModel::diagonal to decode with it");
-  CHECK(std::string(status_message(DecodeStatus::report_too_small)) ==
-        "decode: reports must have num_sequences * num_qo_heads entries or none");
+  CHECK(std::string(status_message(DecodeStatus::report_too_small)) == "decode: reports must have num_rows * num_qo_heads entries or none");
   CHECK(std::string(status_message(DecodeStatus::selection_too_small)) ==
         "select: out.capacity must be at least the tokens chosen for every KV head");
   CHECK(std::string(status_message(DecodeStatus::scope_mismatch)) == "select: options.scope must be group");
@@ -39,6 +38,8 @@ TEST_CASE("messages name function, argument and rule") {
         "decode: kv.type must be the plan's, and queries.type f32, f16 or bf16");
   CHECK(std::string(status_message(DecodeStatus::launch_failed)) ==
         "decode: every kernel must launch, cudaGetLastError() says why one did not");
+  CHECK(std::string(status_message(DecodeStatus::too_many_rows)) == "decode: a sequence's num_rows must be 1 to limits.max_rows");
+  CHECK(std::string(status_message(DecodeStatus::rows_mismatch)) == "select: a sequence's num_rows must be 1");
 }
 
 TEST_CASE("every status has its own message, other values have one too") {

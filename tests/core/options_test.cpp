@@ -149,6 +149,8 @@ TEST_CASE("decode limits") {
   CHECK(LIMITS_ERROR(o.max_clusters = 2147483647) == "plan: limits.max_clusters must be 0 to 2^30, got 2147483647");
   CHECK(LIMITS_ERROR(o.num_workers = 0) == "plan: limits.num_workers must be 1 to 1024, got 0");
   CHECK(LIMITS_ERROR(o.num_workers = 1025) == "plan: limits.num_workers must be 1 to 1024, got 1025");
+  CHECK(LIMITS_ERROR(o.max_rows = 0) == "plan: limits.max_rows must be 1 to 1024, got 0");
+  CHECK(LIMITS_ERROR(o.max_rows = 1025) == "plan: limits.max_rows must be 1 to 1024, got 1025");
 }
 
 TEST_CASE("samples per round: the certificate's number counts only with a certificate, and only if it is larger") {

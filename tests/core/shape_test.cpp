@@ -55,4 +55,15 @@ TEST_CASE("errors name the member, its rule and its value") {
   CHECK(error_of({2, 1, 64, -0.5f}) == "plan: shape.sm_scale must be finite and not negative, got -0.5");
   CHECK(error_of({2, 1, 64, kInfinity}) == "plan: shape.sm_scale must be finite and not negative, got inf");
   CHECK(error_of({2, 1, 64, kNan}) == "plan: shape.sm_scale must be finite and not negative, got nan");
+  AttentionShape shape{2, 1, 64, 0.0f};
+  shape.logit_softcap = -1.0f;
+  CHECK(error_of(shape) == "plan: shape.logit_softcap must be finite and not negative, got -1");
+  shape.logit_softcap = kNan;
+  CHECK(error_of(shape) == "plan: shape.logit_softcap must be finite and not negative, got nan");
+  shape.logit_softcap = 50.0f;
+  CHECK(error_of(shape) == "no error");
+  shape.sliding_window = -3;
+  CHECK(error_of(shape) == "plan: shape.sliding_window must be at least 0, got -3");
+  shape.sliding_window = 4096;
+  CHECK(error_of(shape) == "no error");
 }

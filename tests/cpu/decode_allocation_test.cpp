@@ -146,6 +146,51 @@ TEST_CASE("with residual codes: by ratio, budget, target error and certificate, 
   }
 }
 
+TEST_CASE("masks, several rows, soft-capping, sinks and windows allocate nothing either") {
+  test::BatchSpec spec;
+  spec.shape = {8, 2, 72, 0.0f};
+  spec.lengths = {1500, 0, 40, 700};
+  spec.index = {};
+  spec.index.window_tokens = 8;
+  const test::Batch batch(spec);
+  const float sinks[8] = {1.0f, 2.0f};
+  AttentionShape shape = spec.shape;
+  shape.logit_softcap = 20.0f;
+  shape.sink_logits = sinks;
+  const std::vector<uint64_t> mask(24 * 7, 0x5555aaaa5555aaaa);
+  const std::vector<float> rows = test::gaussian_floats(4 * 7 * 8 * 72, 3);
+  const QueryView queries = QueryView::contiguous(rows.data(), 4 * 7, 8, 72);
+  test::DecodeResult result(shape, 4 * 7);
+  DecodeLimits limits = batch.limits(3);
+  limits.max_rows = 7;
+  for (const int workers : {1, 3}) {
+    ThreadExecutor executor(workers);
+    for (const int64_t stride : {-1, 0, 24})
+      for (const bool causal : {false, true})
+        for (const RowSets sets : {RowSets::shared, RowSets::own})
+          for (const ReadUnit unit : {ReadUnit::clusters, ReadUnit::tokens})
+            for (const int window : {0, 300}) {
+              auto sequences = batch.sequences();
+              for (SequenceView& sequence : sequences) {
+                sequence.mask = stride < 0 ? nullptr : mask.data();
+                sequence.mask_stride = stride < 0 ? 0 : stride;
+                sequence.num_rows = 7;
+                sequence.causal = causal;
+              }
+              shape.sliding_window = window;
+              DecodeOptions options;
+              options.rows = sets;
+              options.unit = unit;
+              options.dense_below = 50;
+              options.certificate.enabled = true;
+              Decoder decoder(shape, options, limits);
+              DecodeStatus status = DecodeStatus::ok;
+              CHECK(allocations_of([&] { status = decoder.decode(queries, sequences, result.out(), result.reports, executor); }) == 0);
+              CHECK(status == DecodeStatus::ok);
+            }
+  }
+}
+
 TEST_CASE("poisoned input, one set per head, and refused calls allocate nothing either") {
   test::BatchSpec spec;
   spec.shape = {4, 2, 64, 0.0f};

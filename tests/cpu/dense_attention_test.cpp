@@ -82,7 +82,7 @@ TEST_CASE("lse may be left out; an empty batch is fine") {
   CHECK(output == with.output);
   QueryView none = batch.query_view();
   none.num_rows = 0;
-  dense_attention(batch.shape(), none, {}, {}, executor);
+  dense_attention(batch.shape(), none, std::span<const KvCacheView>{}, {}, executor);
 }
 
 TEST_CASE("workers change rounding only; repeats change nothing") {

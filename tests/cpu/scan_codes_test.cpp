@@ -213,3 +213,24 @@ TEST_CASE("workers share the scan blocks about evenly, each candidate once") {
     CHECK(next == stage.coded.candidates.clusters);
   }
 }
+
+TEST_CASE("soft-capping bounds coded scores as it bounds exact ones") {
+  test::BatchSpec spec = test::coded_spec(600);
+  spec.shape.logit_softcap = 4.0f;
+  const test::Batch batch(spec);
+  test::CodedStage stage(batch);
+  stage.scan();
+  REQUIRE(stage.finite);
+  for (int g = 0; g < stage.num_heads(); ++g) {
+    double want = 0.0, uncapped = 0.0, bound = 0.0;
+    for (const test::CodedToken& at : stage.coded_tokens()) {
+      const double score = std::log(stage.coded_weight(at, g)) + double(stage.state.reference[g]);
+      const double weight = std::exp(4.0 * std::tanh(score / 4.0) - double(stage.state.reference[g]));
+      want += weight;
+      uncapped += stage.coded_weight(at, g);
+      bound += weight * stage.weight_tolerance(at, g);
+    }
+    CHECK(std::fabs(stage.coded.coded[g] - want) <= bound);
+    CHECK(std::fabs(uncapped - want) > bound);
+  }
+}

@@ -35,8 +35,8 @@ struct Entries {
       for (int g = 0; g < heads; ++g) weights.back().push_back(float(random.uniform()) * keys.back());
     }
     for (int w = 0; w < workers; ++w) {
-      sums.emplace_back(size_t(kNumKeyBuckets * cpu::bucket_row(heads)), kNan);
-      counts.emplace_back(size_t(kNumKeyBuckets), -1);
+      sums.emplace_back(size_t((kNumKeyBuckets + 1) * cpu::bucket_row(heads)), kNan);
+      counts.emplace_back(size_t(kNumKeyBuckets + 1), -1);
       scratch[size_t(w)].token_keys = {sums.back().data(), counts.back().data()};
       cpu::clear(scratch[size_t(w)].token_keys, heads);
     }

@@ -108,6 +108,49 @@ inline Attention attention(const double* query, const Matrix& keys, const Matrix
   return attention(query, keys, values, scale, all_tokens(keys.num_rows()));
 }
 
+// Tokens that the row at place `row` of num_rows sees. Causal: the last row stands at the last token, the one before it a token earlier.
+// window > 0: the row's own token and the window - 1 before it. mask: empty, or whether each token may be seen at all.
+inline std::vector<int> visible_tokens(int num_tokens, int num_rows, int row, bool causal, int window, const std::vector<bool>& mask) {
+  std::vector<int> tokens;
+  const int own = causal ? num_tokens - 1 - (num_rows - 1 - row) : num_tokens - 1;
+  for (int i = 0; i < num_tokens; ++i) {
+    if (i > own) continue;
+    if (window > 0 && own - i >= window) continue;
+    if (!mask.empty() && !mask[std::size_t(i)]) continue;
+    tokens.push_back(i);
+  }
+  return tokens;
+}
+
+// A layer that bounds its scores and has a sink: softcap > 0: cap * tanh(score / cap); sink: a logit without a value, -inf for none.
+struct Layer {
+  double scale = 1.0;
+  double softcap = 0.0;
+  double sink = -std::numeric_limits<double>::infinity();
+};
+inline std::vector<double> scores(const double* query, const Matrix& keys, const Layer& layer) {
+  std::vector<double> out = scores(query, keys, layer.scale);
+  for (double& score : out)
+    if (layer.softcap > 0.0) score = layer.softcap * std::tanh(score / layer.softcap);
+  return out;
+}
+// Attention over a list of tokens by that layer.
+inline Attention attention(const double* query, const Matrix& keys, const Matrix& values, const Layer& layer,
+                           const std::vector<int>& tokens) {
+  Attention out;
+  out.output.assign(std::size_t(values.num_cols), 0.0);
+  const std::vector<double> score = scores(query, keys, layer);
+  double max = layer.sink;
+  for (const int i : tokens) max = score[std::size_t(i)] > max ? score[std::size_t(i)] : max;
+  if (std::isinf(max) && max < 0.0) return out;
+  double sum = std::exp(layer.sink - max);
+  for (const int i : tokens) sum += std::exp(score[std::size_t(i)] - max);
+  for (const int i : tokens)
+    for (int c = 0; c < values.num_cols; ++c) out.output[std::size_t(c)] += std::exp(score[std::size_t(i)] - max) / sum * values.row(i)[c];
+  out.lse = max + std::log(sum);
+  return out;
+}
+
 // Share of the softmax weight that a list of tokens holds; 1 if there are no tokens at all.
 inline double attained_ratio(const double* query, const Matrix& keys, double scale, const std::vector<int>& tokens) {
   if (keys.num_rows() == 0) return 1.0;

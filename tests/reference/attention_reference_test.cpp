@@ -114,3 +114,28 @@ TEST_CASE("elements of every format") {
   CHECK(reference::element(bf16, reference::Format::bf16, 0) == 1.5);
   CHECK(reference::element(bf16, reference::Format::bf16, 1) == -0.25);
 }
+
+TEST_CASE("what a row sees: causal, window, mask") {
+  using reference::visible_tokens;
+  CHECK(visible_tokens(4, 1, 0, true, 0, {}) == std::vector<int>{0, 1, 2, 3});
+  CHECK(visible_tokens(4, 3, 0, true, 0, {}) == std::vector<int>{0, 1});
+  CHECK(visible_tokens(4, 3, 2, true, 2, {}) == std::vector<int>{2, 3});
+  CHECK(visible_tokens(4, 3, 0, false, 3, {}) == std::vector<int>{1, 2, 3});
+  CHECK(visible_tokens(4, 1, 0, true, 0, {false, true, false, true}) == std::vector<int>{1, 3});
+  CHECK(visible_tokens(2, 5, 1, true, 0, {}).empty());
+}
+
+TEST_CASE("a soft-capped layer, and one with a sink") {
+  const Case c;
+  const double cap = 1.5, none = -std::numeric_limits<double>::infinity();
+  const auto capped = reference::attention(c.query, c.keys, c.values, {1.0, cap, none}, {0, 2});
+  const double score = cap * std::tanh(std::log(5.0) / cap);
+  CHECK(close(capped.lse, std::log(1.0 + std::exp(score))));
+  CHECK(close(capped.output[0], (8.0 + std::exp(score) * 16.0) / (1.0 + std::exp(score))));
+  // A sink of weight 8 halves what tokens of weight 1, 2 and 5 give.
+  const auto sunk = reference::attention(c.query, c.keys, c.values, {1.0, 0.0, std::log(8.0)}, {0, 1, 2});
+  CHECK(close(sunk.output[0], 5.5));
+  CHECK(close(sunk.lse, std::log(16.0)));
+  CHECK(close(reference::attention(c.query, c.keys, c.values, {1.0, 0.0, 3.0}, {}).lse, 3.0));
+  CHECK(close(reference::attention(c.query, c.keys, c.values, {1.0, 0.0, none}, {0, 1, 2}).lse, std::log(8.0)));
+}

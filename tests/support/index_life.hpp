@@ -204,7 +204,6 @@ class IndexLife {
     std::vector<HeadReport> reports(2);
     const auto status =
         decoder.decode(QueryView::contiguous(query.data(), 1, 2, 16), {&sequence, 1}, {output.data(), lse.data()}, reports, executor_);
-    if (s.index.view().live != nullptr && is_dense(reports[1].path)) return {};  // XXX
     if (status != DecodeStatus::ok) return status_message(status);
     for (int h = 0; h < 2; ++h) {
       const bool poisoned = h == 0 && std::any_of(s.written.begin(), s.written.end(), [&](int t) { return s.poisoned[size_t(t)]; });

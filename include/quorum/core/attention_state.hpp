@@ -30,4 +30,18 @@ QUORUM_HOST_DEVICE inline AttentionState merge(AttentionState a, AttentionState 
   return {max, a.sum * rescale_factor(a.max, max) + b.sum * rescale_factor(b.max, max)};
 }
 
+// What a sink does to a head: a logit that joins the softmax's denominator and has no value. lse: of the tokens alone.
+//
+// Post: the output of the tokens alone times `factor`, in [0, 1], is the output with the sink. A logit far above all scores gives 0, one of
+// -inf changes nothing; NaN stays NaN.
+struct SinkShare {
+  double factor = 1.0;
+  double lse = 0.0;
+};
+QUORUM_HOST_DEVICE inline SinkShare add_sink(double lse, double logit) {
+  if (logit == -double(kInfinity)) return {1.0, lse};
+  const double larger = lse > logit || lse != lse ? lse : logit, smaller = larger == logit ? lse : logit;
+  return {1.0 / (1.0 + std::exp(logit - lse)), larger + std::log1p(std::exp(smaller - larger))};
+}
+
 }  // namespace quorum

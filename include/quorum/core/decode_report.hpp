@@ -1,4 +1,4 @@
-// What a decode call tells about itself, per sequence and query head.
+// What a decode call tells about itself, per query row and query head.
 #pragma once
 
 #include "quorum/core/config.hpp"
@@ -19,7 +19,8 @@ enum class DecodePath : uint8_t {
 
 constexpr bool is_dense(DecodePath path) { return path != DecodePath::sparse && path != DecodePath::sparse_tokens; }
 
-// Units: tokens and bytes are of the KV head and shared by its query heads (SelectionScope::group).
+// Units: tokens and bytes are of the KV head and shared by its query heads (SelectionScope::group) and by shared_rows query rows. Tokens
+// that are masked, erased or outside of the window count nowhere.
 struct HeadReport {
   int32_t tokens_read = 0;                  // keys and values attended: sinks, window and chosen clusters
   int32_t tokens_scored = 0;                // keys read, whether or not their cluster was kept; samples not counted
@@ -34,6 +35,7 @@ struct HeadReport {
   float error_estimate = 0.0f;              // of the output, relative; with DecodeOptions::target_error only
   int32_t rounds = 0;                       // widenings
   DecodePath path = DecodePath::sparse;
+  int32_t shared_rows = 1;  // query rows of the sequence that attend to these tokens together
 };
 
 // Seconds that workers spent in the stages of sparse steps, summed over workers, waiting for one another included.
@@ -51,7 +53,7 @@ struct StageTimes {
 // Status of a whole call. Unless it is ok nothing was written. Every other fault is a path in the report.
 enum class DecodeStatus : uint8_t {
   ok,
-  batch_mismatch,       // queries.num_rows is not the number of sequences
+  batch_mismatch,       // queries.num_rows is not the number of the sequences' rows
   too_many_sequences,   // more than the plan was sized for
   too_many_tokens,      // a sequence is longer than the plan was sized for
   too_many_workers,     // the executor runs more workers than the plan was sized for
@@ -60,11 +62,13 @@ enum class DecodeStatus : uint8_t {
   index_mismatch,       // an index has other heads or another head_dim, or covers more tokens than the cache
   codes_missing,        // ReadUnit::tokens or a target error was planned, but an index was built without residual codes
   variance_mismatch,    // VarianceModel::diagonal was planned, but an index was built without it
-  report_too_small,     // reports are wanted, but there is no room for num_sequences * num_qo_heads
+  report_too_small,     // reports are wanted, but there is no room for num_rows * num_qo_heads
   selection_too_small,  // select: a row needs more than `capacity` tokens; its count says how many
   scope_mismatch,       // select: needs SelectionScope::group
   type_mismatch,        // GPU: keys and values are not of the type that was planned for, or queries are q8_0
   launch_failed,        // the GPU's runtime refused a kernel; it says why
+  too_many_rows,        // a sequence has more query rows than the plan was sized for, or none
+  rows_mismatch,        // select: a sequence has more than one query row
 };
 
 constexpr const char* status_message(DecodeStatus status) {
@@ -72,7 +76,7 @@ constexpr const char* status_message(DecodeStatus status) {
     case DecodeStatus::ok:
       return "ok";
     case DecodeStatus::batch_mismatch:
-      return "decode: queries.num_rows must be the number of sequences";
+      return "decode: queries.num_rows must be the number of the sequences' rows";
     case DecodeStatus::too_many_sequences:
       return "decode: sequences must be at most limits.max_sequences";
     case DecodeStatus::too_many_tokens:
@@ -90,7 +94,7 @@ constexpr const char* status_message(DecodeStatus status) {
     case DecodeStatus::variance_mismatch:
       return "decode: index must be built with VarianceModel::diagonal to decode with it";
     case DecodeStatus::report_too_small:
-      return "decode: reports must have num_sequences * num_qo_heads entries or none";
+      return "decode: reports must have num_rows * num_qo_heads entries or none";
     case DecodeStatus::selection_too_small:
       return "select: out.capacity must be at least the tokens chosen for every KV head";
     case DecodeStatus::scope_mismatch:
@@ -99,6 +103,10 @@ constexpr const char* status_message(DecodeStatus status) {
       return "decode: kv.type must be the plan's, and queries.type f32, f16 or bf16";
     case DecodeStatus::launch_failed:
       return "decode: every kernel must launch, cudaGetLastError() says why one did not";
+    case DecodeStatus::too_many_rows:
+      return "decode: a sequence's num_rows must be 1 to limits.max_rows";
+    case DecodeStatus::rows_mismatch:
+      return "select: a sequence's num_rows must be 1";
   }
   return "decode: unknown status";
 }

@@ -76,6 +76,12 @@ enum class SelectionScope : uint8_t {
   head,   // one set per query head: fewer tokens a head, more bytes in total; to study
 };
 
+// How several query rows of a sequence come to their tokens.
+enum class RowSets : uint8_t {
+  shared,  // rows share a set, as many as make up to 16 heads with those of a group: each meets its target, the set is read once
+  own,     // each row has a set of its own
+};
+
 // What is chosen and read.
 enum class ReadUnit : uint8_t {
   automatic,  // tokens where the index has residual codes, clusters elsewhere
@@ -102,6 +108,7 @@ struct DecodeOptions {
   VarianceModel variance = VarianceModel::shared;
   SelectionScope scope = SelectionScope::group;
   ReadUnit unit = ReadUnit::automatic;
+  RowSets rows = RowSets::shared;
   // Share of the weight whose clusters are looked at token by token, [0.5, 1]; 0: by what is asked for, see candidate_coverage().
   float candidate_coverage = 0.0f;
   // Sequences with at most this many tokens are attended densely: about where a sparse step at target 0.9 begins to be the faster one
@@ -135,6 +142,7 @@ struct DecodeLimits {
   int max_tokens = 0;    // longest sequence
   int max_clusters = 0;  // most clusters of one KV head; 0: max_tokens / 4 + 16
   int num_workers = 1;   // most workers the executor will run
+  int max_rows = 1;      // most query rows of one sequence
 };
 
 // Errors: Error(invalid_argument) naming the member, its rule and its value.
@@ -187,6 +195,7 @@ inline void validate(const DecodeLimits& limits, const char* function) {
   require(limits.max_tokens >= 1 && limits.max_tokens <= kMaxCount, function, "limits.max_tokens", "1 to 2^30", limits.max_tokens);
   require(limits.max_clusters >= 0 && limits.max_clusters <= kMaxCount, function, "limits.max_clusters", "0 to 2^30", limits.max_clusters);
   require(limits.num_workers >= 1 && limits.num_workers <= 1024, function, "limits.num_workers", "1 to 1024", limits.num_workers);
+  require(limits.max_rows >= 1 && limits.max_rows <= 1024, function, "limits.max_rows", "1 to 1024", limits.max_rows);
 }
 
 }  // namespace quorum

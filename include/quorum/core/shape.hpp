@@ -17,6 +17,13 @@ struct AttentionShape {
   int num_kv_heads = 0;
   int head_dim = 0;       // length of a query, key or value vector: a multiple of 8, 8..512
   float sm_scale = 0.0f;  // factor of q.k before the softmax; 0 means 1 / sqrt(head_dim)
+  // Soft-capping: a score becomes cap * tanh(score / cap), after sm_scale and before masks; 0: none.
+  float logit_softcap = 0.0f;
+  // A row sees only so many of the newest tokens up to its own; 0: all of them.
+  int sliding_window = 0;
+  // Attention sinks: [num_qo_heads], a logit for each query head that joins the softmax's denominator and has no value; null: none. Kept by
+  // the caller. Output and lse contain it; targets, reports and the certificate are of the tokens alone.
+  const float* sink_logits = nullptr;
 
   QUORUM_HOST_DEVICE constexpr int group_size() const { return num_qo_heads / num_kv_heads; }
   QUORUM_HOST_DEVICE constexpr int kv_head_of(int qo_head) const { return qo_head / group_size(); }
@@ -36,6 +43,9 @@ inline void validate(const AttentionShape& shape, const char* function) {
   require(shape.head_dim >= 8 && shape.head_dim <= kMaxHeadDim && shape.head_dim % 8 == 0, function, "shape.head_dim",
           "a multiple of 8 from 8 to 512", shape.head_dim);
   require(std::isfinite(shape.sm_scale) && shape.sm_scale >= 0.0f, function, "shape.sm_scale", "finite and not negative", shape.sm_scale);
+  require(std::isfinite(shape.logit_softcap) && shape.logit_softcap >= 0.0f, function, "shape.logit_softcap", "finite and not negative",
+          shape.logit_softcap);
+  require(shape.sliding_window >= 0, function, "shape.sliding_window", "at least 0", shape.sliding_window);
 }
 
 }  // namespace quorum

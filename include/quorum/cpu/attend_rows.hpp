@@ -93,19 +93,23 @@ inline void gather_rows(RowPointers& tile, int row_bytes, std::byte* buffer) {
 // Rows of a tile: keys and values of a tile and the next keys fit in L1 together (16 KiB each), and sums in registers are long enough.
 constexpr int tile_rows(int row_bytes) { return std::clamp(16384 / (2 * row_bytes) / 4 * 4, 8, kTileRows); }
 
-// Attention of a group over tokens token_at(i), i in [first, last), from scratch.queries into scratch.states and scratch.accumulated.
+inline void clear_states(WorkerScratch& scratch, int num_heads, int head_dim) {
+  for (int g = 0; g < num_heads; ++g) {
+    scratch.states[g] = {};
+    std::fill_n(scratch.accumulated.row(g), padded_dim(head_dim), 0.0f);
+  }
+}
+
+// Adds attention of a group over tokens token_at(i), i in [first, last), from scratch.queries to scratch.states and scratch.accumulated.
+// adjust(begin, count): called once scratch.tile holds the scores of tokens token_at(begin + i).
 //
 // Keys and values of the next tile are asked for while this one is computed: without that the loop waits for memory.
 // Cost: (last - first) * (2 rows) bytes, each row read once for all heads.
-template <class TokenAt>
-void attend_rows(const RowKernels& kernels, const KvCacheView& cache, int kv_head, int head_dim, int first, int last, TokenAt&& token_at,
-                 WorkerScratch& scratch) {
+template <class TokenAt, class Adjust>
+void add_rows(const RowKernels& kernels, const KvCacheView& cache, int kv_head, int head_dim, int first, int last, TokenAt&& token_at,
+              WorkerScratch& scratch, Adjust&& adjust) {
   const KvCacheView kv = cache;  // a copy, which stores of pointers cannot change: it stays in registers
   const int dim = padded_dim(head_dim), rows = tile_rows(row_bytes(kv.type, head_dim));
-  for (int g = 0; g < kernels.num_heads; ++g) {
-    scratch.states[g] = {};
-    std::fill_n(scratch.accumulated.row(g), dim, 0.0f);
-  }
   RowPointers keys[2], values;
   const auto point = [&](RowPointers& out, int begin, bool to_values) {
     out.count = std::max(0, std::min(rows, last - begin));
@@ -120,22 +124,32 @@ void attend_rows(const RowKernels& kernels, const KvCacheView& cache, int kv_hea
     for (int g = 0; g < kernels.num_heads && count < kTileRows; ++g)
       std::fill(scratch.tile.row(g) + count, scratch.tile.row(g) + kTileRows, -kInfinity);
     kernels.score({keys[current].rows, values.rows, count, count, head_dim}, scratch.queries, scratch.tile);
+    adjust(begin, count);
     for (int g = 0; g < kernels.num_heads; ++g) fold_tile(scratch.tile.row(g), scratch.states[g], scratch.accumulated.row(g), dim);
     kernels.accumulate({values.rows, keys[current ^ 1].rows, count, keys[current ^ 1].count, head_dim}, scratch.tile, scratch.accumulated);
   }
 }
 
-// Joins the team's partial results of one head, columns [first, last), and writes output = accumulated / sum. No tokens: zeros.
+// Attention of a group over tokens token_at(i), i in [first, last), alone.
+template <class TokenAt>
+void attend_rows(const RowKernels& kernels, const KvCacheView& kv, int kv_head, int head_dim, int first, int last, TokenAt&& token_at,
+                 WorkerScratch& scratch) {
+  clear_states(scratch, kernels.num_heads, head_dim);
+  add_rows(kernels, kv, kv_head, head_dim, first, last, token_at, scratch, [](int, int) {});
+}
+
+// Joins the team's partial results of one head, columns [first, last), and writes output = share * accumulated / sum. No tokens: zeros.
 inline AttentionState merge_states(const WorkerScratch* workers, int num_workers, int head) {
   AttentionState all;
   for (int w = 0; w < num_workers; ++w) all = merge(all, workers[w].states[head]);
   return all;
 }
-inline void merge_columns(const WorkerScratch* workers, int num_workers, int head, AttentionState all, int first, int last, float* output) {
+inline void merge_columns(const WorkerScratch* workers, int num_workers, int head, AttentionState all, int first, int last, float* output,
+                          float share = 1.0f) {
   std::fill(output + first, output + last, 0.0f);
   if (all.sum == 0.0f) return;
   for (int w = 0; w < num_workers; ++w) {
-    const float factor = rescale_factor(workers[w].states[head].max, all.max) / all.sum;
+    const float factor = rescale_factor(workers[w].states[head].max, all.max) / all.sum * share;
     if (factor == 0.0f) continue;
     const float* part = workers[w].accumulated.row(head);
     for (int c = first; c < last; ++c) output[c] += factor * part[c];

@@ -153,24 +153,29 @@ inline void attend_listed(const HeadTask& task, const ReadState& state, int firs
         values.count = keys.count;
         for (int i = 0; i < keys.count; ++i) values.rows[i] = task.kv.value_row(task.shared->tokens[begin + i], task.kv_head);
         task.kernels.score({keys.rows, values.rows, keys.count, values.count, task.head_dim()}, task.own().queries, weights);
+        adjust_scores(task, weights, keys.count, [&](int i) { return task.shared->tokens[begin + i]; });
         for (int g = 0; g < task.num_heads; ++g) sum[g] += double(weigh_scores(weights.row(g), keys.count, state.reference[g]));
         task.kernels.accumulate({values.rows, next.rows, values.count, next.count, task.head_dim()}, weights, task.own().accumulated);
       });
 }
 
-// Output and lse of every head from the team's accumulators. total[g]: weight of everything that entered, in units of exp(reference).
+// Output and lse of every head from the team's accumulators, the sinks included. total[g]: weight of everything that entered, in units of
+// exp(reference).
 inline void finish_output(const HeadTask& task, const ReadState& state, const double* total, const AttentionOutput& out) {
   task.team.sync();
   const int first = task.team.first(task.head_dim()), last = task.team.last(task.head_dim());
+  const float* sinks = task.shape->sink_logits;
   for (int g = 0; g < task.num_heads; ++g) {
-    float* output = out.row(*task.shape, task.sequence, task.first_qo_head + g);
-    const float factor = float(1.0 / total[g]);
+    float* output = out.row(*task.shape, task.query_row(g), task.qo_head(g));
+    const double lse = double(state.reference[g]) + std::log(total[g]);
+    const SinkShare share = sinks == nullptr ? SinkShare{1.0, lse} : add_sink(lse, double(sinks[task.qo_head(g)]));
+    const float factor = float(share.factor / total[g]);
     for (int c = first; c < last; ++c) {
       float sum = 0.0f;
       for (int w = 0; w < task.team.num_workers; ++w) sum += task.workers[w].accumulated.row(g)[c];
       output[c] = sum * factor;
     }
-    if (task.team.leads()) out.set_lse(*task.shape, task.sequence, task.first_qo_head + g, state.reference[g] + float(std::log(total[g])));
+    if (task.team.leads()) out.set_lse(*task.shape, task.query_row(g), task.qo_head(g), float(share.lse));
   }
 }
 

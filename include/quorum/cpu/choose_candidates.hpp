@@ -15,7 +15,7 @@ inline void fill_cluster_keys(const HeadTask& task, const ClusterHeadView& head,
     const ClusterRef first_of_block = cluster_at(head, block * kClusterBlock);
     const SegmentView& segment = *first_of_block.segment;
     const int local = first_of_block.local;
-    const float* size = segment.size + local;
+    const float* size = visible_sizes(task, head, block);
     simd::prefetch(segment.code_indptr + local);  // of candidates; all together it is little, one by one each would be waited for
     simd::prefetch(segment.cluster_indptr + local);
     if (segment.value_mean_scale != nullptr) simd::prefetch(segment.value_mean_scale + local);
@@ -39,11 +39,11 @@ inline void fill_cluster_keys(const HeadTask& task, const ClusterHeadView& head,
   }
 }
 
-// Calls visit(cluster, size) for all slots of the worker's part of the clusters.
+// Calls visit(cluster, its visible size) for all slots of the worker's part of the clusters.
 template <class Visit>
 void for_each_cluster(const HeadTask& task, const ClusterHeadView& head, Visit&& visit) {
   for (int block = task.team.first(head.num_blocks()); block < task.team.last(head.num_blocks()); ++block) {
-    const float* size = block_sizes(head, block);
+    const float* size = visible_sizes(task, head, block);
     for (int lane = 0; lane < kClusterBlock; ++lane) visit(block * kClusterBlock + lane, size[lane]);
   }
 }
@@ -62,12 +62,12 @@ inline CandidateCounts list_candidates(const HeadTask& task, const ClusterHeadVi
   int32_t* own = shared.bucket + task.team.first(head.num_blocks()) * kClusterBlock;
   CandidateCounts counts, before, total;
   for (int block = task.team.first(head.num_blocks()); block < task.team.last(head.num_blocks()); ++block) {
-    const float *size = block_sizes(head, block), *keys = shared.share + block * kClusterBlock;
+    const float *size = visible_sizes(task, head, block), *stored = block_sizes(head, block), *keys = shared.share + block * kClusterBlock;
     const uint32_t chosen = simd::lanes_at_least(keys, threshold), others = simd::lanes_at_least(keys, outside_key) & ~chosen;
     for (uint32_t lanes = chosen; lanes != 0; lanes &= lanes - 1) {
       const int lane = std::countr_zero(lanes);
       counts.tokens += int(size[lane]);
-      counts.blocks += num_code_blocks(int(size[lane]));
+      counts.blocks += num_code_blocks(int(stored[lane]));
     }
     counts.clusters += simd::list_lanes(chosen, block * kClusterBlock, own + counts.clusters);
     num_outside += simd::list_lanes(others, block * kClusterBlock, outside + num_outside);

@@ -10,12 +10,6 @@
 
 namespace quorum {
 
-// One sequence of a call.
-struct SequenceView {
-  KvCacheView kv;
-  const ClusterIndexView* index = nullptr;  // null: attend densely
-};
-
 // Sparse decode attention with a target ratio, for a fixed shape and fixed options.
 //
 // Memory: scratch only, the caller's if given. Caller: one decode or select at a time per decoder; indexes and caches must not change
@@ -34,6 +28,7 @@ class Decoder {
     z_ = normal_quantile(options.certificate.confidence);
     workers_.resize(size_t(limits.num_workers));
     heads_.resize(size_t(limits.num_workers));
+    spans_.reserve(size_t(limits.max_sequences) * size_t(limits.max_rows));
     if (workspace.empty()) {
       own_workspace_.resize(size_t(bytes < int64_t(kHugePage) / 4 ? bytes : round_up(bytes, int64_t(kHugePage))));
       workspace = own_workspace_;
@@ -54,14 +49,15 @@ class Decoder {
     return lay_out_all(nullptr, scratch_limits(shape, options, limits), workers, heads);
   }
 
-  // Attention of one query per sequence over as many tokens as the target ratio needs.
+  // Attention of every query row over as many tokens as the target ratio needs.
   //
-  // Method: algorithm.md, sections 3 to 6. Shapes: queries [num_sequences] rows; sequences [num_sequences]; out as AttentionOutput;
-  // reports [num_sequences][num_qo_heads], or empty. Units: the target is a share of softmax weight. Errors: returns a status, writes
-  // nothing unless it is ok. Edges: a sequence without tokens gives output 0 and lse -inf; NaN or Inf in a query, key or value
-  // poisons its own heads only, as dense attention would (DecodePath::dense_by_numerics).
-  // lse covers the read tokens and, unless Tail::drop, the estimated rest.
-  // Cost: scores every centroid, reads the chosen rows; never allocates, throws, prints or waits for anything but its own workers.
+  // Method: algorithm.md, sections 3 to 6 and 8. Shapes: queries [num_rows], the rows of the sequences one after the other: one each, or
+  // SequenceView::num_rows; sequences [num_sequences]; out as AttentionOutput; reports [num_rows][num_qo_heads], or empty. Units: the
+  // target is a share of the softmax weight of what a row sees. Errors: returns a status, writes nothing unless it is ok. Edges: a row that
+  // sees nothing gives output 0 and lse -inf; NaN or Inf in a query, key or value that is seen poisons its own heads only, as dense
+  // attention would (DecodePath::dense_by_numerics), of all rows that share a set. lse covers the read tokens and, unless Tail::drop, the
+  // estimated rest. Cost: scores every centroid, reads the chosen rows; never allocates, throws, prints or waits for anything but its own
+  // workers.
   DecodeStatus decode(const QueryView& queries, std::span<const SequenceView> sequences, const AttentionOutput& out,
                       std::span<HeadReport> reports, Executor& executor) noexcept {
     const DecodeStatus status = check(queries, sequences, reports, executor);
@@ -78,11 +74,14 @@ class Decoder {
 
   // The choice alone: which tokens of each KV head reach the target, for kernels of the caller's own.
   //
-  // Shapes: out rows [num_sequences][num_kv_heads], ascending tokens, padded with -1. Post: on selection_too_small counts say what each
-  // row needs and rows that fit are complete. Otherwise as decode(); on the dense path a row lists every token.
+  // Shapes: out rows [num_sequences][num_kv_heads], ascending tokens, padded with -1; one query row a sequence. Post: on
+  // selection_too_small counts say what each row needs and rows that fit are complete. Otherwise as decode(); on the dense path a row lists
+  // every visible token.
   DecodeStatus select(const QueryView& queries, std::span<const SequenceView> sequences, const SelectionOutput& out,
                       std::span<HeadReport> reports, Executor& executor) noexcept {
     if (options_.scope != SelectionScope::group) return DecodeStatus::scope_mismatch;
+    for (const SequenceView& sequence : sequences)
+      if (sequence.num_rows != 1) return DecodeStatus::rows_mismatch;
     const DecodeStatus status = check(queries, sequences, reports, executor);
     if (status != DecodeStatus::ok) return status;
     std::atomic<bool> fits{true};
@@ -117,13 +116,16 @@ class Decoder {
  private:
   static cpu::ScratchLimits scratch_limits(const AttentionShape& shape, const DecodeOptions& options, const DecodeLimits& limits) {
     const int slots = limits.max_clusters > 0 ? limits.max_clusters : limits.max_tokens / 4 + kClusterBlock;
-    const int heads = options.scope == SelectionScope::group ? shape.group_size() : 1;
-    return {heads,
+    const int heads = heads_per_row(shape, options);
+    return {heads * max_shared_rows(options.rows, heads, limits.max_rows),
             shape.head_dim,
             limits.max_tokens,
             int(round_up(slots, kClusterBlock)),
             samples_per_round(options),
             options.unit != ReadUnit::clusters};
+  }
+  static int heads_per_row(const AttentionShape& shape, const DecodeOptions& options) {
+    return options.scope == SelectionScope::group ? shape.group_size() : 1;
   }
   cpu::ScratchLimits scratch_limits() const { return scratch_limits(shape_, options_, limits_); }
 
@@ -137,12 +139,15 @@ class Decoder {
 
   DecodeStatus check(const QueryView& queries, std::span<const SequenceView> sequences, std::span<HeadReport> reports,
                      const Executor& executor) const noexcept {
-    if (queries.num_rows != int(sequences.size())) return DecodeStatus::batch_mismatch;
+    int64_t num_rows = 0;
+    for (const SequenceView& sequence : sequences) num_rows += sequence.num_rows;
+    if (queries.num_rows != num_rows) return DecodeStatus::batch_mismatch;
     if (int(sequences.size()) > limits_.max_sequences) return DecodeStatus::too_many_sequences;
     if (executor.num_workers() > limits_.num_workers) return DecodeStatus::too_many_workers;
-    if (!reports.empty() && reports.size() < sequences.size() * size_t(shape_.num_qo_heads)) return DecodeStatus::report_too_small;
+    if (!reports.empty() && reports.size() < size_t(num_rows) * size_t(shape_.num_qo_heads)) return DecodeStatus::report_too_small;
     if (shape_.head_dim % block_elements(queries.type) != 0) return DecodeStatus::head_dim_mismatch;
     for (const SequenceView& sequence : sequences) {
+      if (sequence.num_rows < 1 || sequence.num_rows > limits_.max_rows) return DecodeStatus::too_many_rows;
       if (sequence.kv.num_tokens > limits_.max_tokens) return DecodeStatus::too_many_tokens;
       if (sequence.kv.pages != nullptr && sequence.kv.page_size < 1) return DecodeStatus::page_size_mismatch;
       if (shape_.head_dim % block_elements(sequence.kv.type) != 0) return DecodeStatus::head_dim_mismatch;
@@ -161,28 +166,19 @@ class Decoder {
   // Runs work(task, sequence) for every set of query heads that shares a selection.
   template <class Work>
   void run_tasks(const QueryView& queries, std::span<const SequenceView> sequences, Executor& executor, Work&& work) noexcept {
-    const bool by_group = options_.scope == SelectionScope::group;
-    const int heads_per_sequence = by_group ? shape_.num_kv_heads : shape_.num_qo_heads;
-    cpu::run_items(executor, int(sequences.size()) * heads_per_sequence, [&](int item, int worker, cpu::Team team) {
-      const SequenceView& sequence = sequences[size_t(item / heads_per_sequence)];
+    const int heads = heads_per_row(shape_, options_), sets = shape_.num_qo_heads / heads;
+    const int most_rows = max_shared_rows(options_.rows, heads, limits_.max_rows);
+    spans_.clear();  // has room for a span a row
+    int query_row = 0;
+    for (const SequenceView& sequence : sequences) {
+      cpu::append_spans(sequence, int(&sequence - sequences.data()), query_row, most_rows, shape_.sliding_window, false, spans_);
+      query_row += sequence.num_rows;
+    }
+    cpu::run_items(executor, int(spans_.size()) * sets, [&](int item, int worker, cpu::Team team) {
+      const RowSpan& rows = spans_[size_t(item / sets)];
+      const SequenceView& sequence = sequences[size_t(rows.sequence)];
       const int leader = worker - team.worker;
-      cpu::HeadTask task;
-      if (by_group) {
-        task = cpu::group_task(shape_, queries, sequence.kv, item, team, workers_.data() + leader);
-      } else {
-        const int qo_head = item % heads_per_sequence;
-        task = {&shape_,
-                sequence.kv,
-                queries,
-                item / heads_per_sequence,
-                shape_.kv_head_of(qo_head),
-                qo_head,
-                1,
-                cpu::row_kernels(sequence.kv.type, 1),
-                team,
-                workers_.data() + leader,
-                nullptr};
-      }
+      cpu::HeadTask task = cpu::row_task(shape_, queries, sequence, rows, item % sets * heads, heads, team, workers_.data() + leader);
       task.shared = heads_.data() + leader;
       work(task, sequence);
     });
@@ -283,11 +279,12 @@ class Decoder {
     for (int g = 0; g < task.num_heads; ++g) {
       HeadReport report;
       report.path = choice.path;
-      report.bytes_dense = stored.dense_bytes(task.kv.num_tokens);
-      report.tokens_read = report.tokens_scored = task.kv.num_tokens;
+      report.shared_rows = task.num_rows();
+      report.bytes_dense = stored.dense_bytes(task.num_visible);
+      report.tokens_read = report.tokens_scored = task.num_visible;
       report.bytes_read = report.bytes_dense;
       if (!is_dense(choice.path)) describe(task, *sequence.index, choice, clusters_used, g, report);
-      reports[size_t(task.sequence) * size_t(shape_.num_qo_heads) + size_t(task.first_qo_head + g)] = report;
+      reports[size_t(task.query_row(g)) * size_t(shape_.num_qo_heads) + size_t(task.qo_head(g))] = report;
     }
   }
 
@@ -319,12 +316,17 @@ class Decoder {
   bool write_row(const cpu::HeadTask& task, const cpu::Choice& choice, const SelectionOutput& out) const noexcept {
     const int64_t row = int64_t(task.sequence) * shape_.num_kv_heads + task.kv_head;
     const bool dense = is_dense(choice.path);
-    const int count = dense ? task.kv.num_tokens : choice.state.num_always + choice.state.num_tokens;
+    const int count = dense ? task.num_visible : choice.state.num_always + choice.state.num_tokens;
     out.counts[row] = count;
     if (count > out.capacity) return false;
     int32_t* tokens = out.tokens + row * out.capacity;
-    for (int i = 0; i < count; ++i) tokens[i] = dense ? i : task.shared->tokens[i];
-    if (!dense) std::sort(tokens, tokens + count);
+    if (dense) {
+      int first = task.filter.begin;
+      task.filter.list(first, count, tokens);
+    } else {
+      std::copy_n(task.shared->tokens, count, tokens);
+      std::sort(tokens, tokens + count);
+    }
     std::fill(tokens + count, tokens + out.capacity, -1);
     return true;
   }
@@ -336,6 +338,7 @@ class Decoder {
   cpu::AlignedVector<std::byte> own_workspace_;
   std::vector<cpu::WorkerScratch> workers_;  // [num_workers]
   std::vector<cpu::HeadScratch> heads_;      // [num_workers], a team uses its leader's
+  std::vector<RowSpan> spans_;               // of the call
 };
 
 }  // namespace quorum

@@ -12,7 +12,7 @@ inline void square_outside(const HeadTask& task, const ClusterHeadView& head, co
   const Vector candidate_key(coded.candidate_key);
   double sums[kMaxGroupSize] = {};
   for (int block = task.team.first(head.num_blocks()); block < task.team.last(head.num_blocks()); ++block) {
-    const float *size = block_sizes(head, block), *keys = task.shared->share + block * kClusterBlock;
+    const float *size = visible_sizes(task, head, block), *keys = task.shared->share + block * kClusterBlock;
     for (int g = 0; g < task.num_heads; ++g) {
       const float* estimate = task.shared->estimate + (int64_t(block) * task.num_heads + g) * kClusterBlock;
       Vector sum(0.0f);

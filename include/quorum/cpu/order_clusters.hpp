@@ -14,15 +14,14 @@ inline void fill_buckets(const HeadTask& task, const ClusterHeadView& head, cons
   int32_t* histogram = task.own().histogram;
   std::fill_n(histogram, kNumOrderBuckets, 0);
   for (int block = first; block < last; ++block) {
-    const float* size = block_sizes(head, block);
-    float share[kClusterBlock];
-    for (int lane = 0; lane < kClusterBlock; lane += simd::kVectorSize) {
-      Vector largest(-kInfinity);
-      for (int g = 0; g < task.num_heads; ++g) {
-        const float* log_weight = task.shared->log_weight + (int64_t(block) * task.num_heads + g) * kClusterBlock;
-        largest = simd::maximum(simd::load(log_weight + lane) - Vector(log_total[g]), largest);
+    const float* size = visible_sizes(task, head, block);
+    float share[kClusterBlock], buffer[kClusterBlock];
+    for (int g = 0; g < task.num_heads; ++g) {
+      const float* log_weight = capped_log_weights(task, block, g, buffer);
+      for (int lane = 0; lane < kClusterBlock; lane += simd::kVectorSize) {
+        const Vector largest = g == 0 ? Vector(-kInfinity) : simd::load(share + lane);
+        simd::store(share + lane, simd::maximum(simd::load(log_weight + lane) - Vector(log_total[g]), largest));
       }
-      simd::store(share + lane, largest);
     }
     int32_t* buckets = task.shared->bucket + block * kClusterBlock;
     simd::order_buckets(share, buckets);
@@ -52,7 +51,7 @@ inline int place_buckets(const HeadTask& task, int32_t* place) {
 inline void scatter_clusters(const HeadTask& task, const ClusterHeadView& head, int32_t* place, int first, int last) {
   HeadScratch& shared = *task.shared;
   for (int block = first; block < last; ++block) {
-    const float* size = block_sizes(head, block);
+    const float* size = visible_sizes(task, head, block);
     for (int lane = 0; lane < kClusterBlock; ++lane) {
       const int32_t bucket = shared.bucket[block * kClusterBlock + lane];
       if (bucket == kEmptyCluster) continue;

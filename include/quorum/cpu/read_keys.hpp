@@ -53,14 +53,32 @@ inline void score_listed_tokens(const HeadTask& task, int first, int last) {
         if (bytes <= kMaxGatheredBytes) gather_rows(tile, bytes, task.own().gathered);
         const HeadRows out{task.shared->weights.data + begin, task.shared->weights.stride};
         task.kernels.score({tile.rows, next.rows, tile.count, next.count, task.head_dim()}, task.own().queries, out);
+        adjust_scores(task, out, tile.count, [&](int i) { return task.shared->tokens[begin + i]; });
       });
 }
 
-// Lists sinks and window and scores the worker's part of them. Post: own().max_score covers that part.
+// Lists the worker's part of what is always read, as far as the task sees it. Returns the number of all of it.
+inline int list_always_tokens(const HeadTask& task, const AlwaysRead& always) {
+  if (!task.filters_always) {
+    const int count = always.count(task.filter.end);
+    for (int i = task.team.first(count); i < task.team.last(count); ++i) task.shared->tokens[i] = always.token(i);
+    return count;
+  }
+  const int stored = always.count(std::max(task.filter.end, always.num_known));
+  int count = 0, at = 0;
+  for (int i = 0; i < stored; ++i) count += task.filter.passes(always.token(i));
+  for (int i = 0; i < stored; ++i) {
+    if (!task.filter.passes(always.token(i))) continue;
+    if (at >= task.team.first(count) && at < task.team.last(count)) task.shared->tokens[at] = always.token(i);
+    ++at;
+  }
+  return count;
+}
+
+// Lists what is always read and scores the worker's part of it. Post: own().max_score covers that part.
 inline void score_always_tokens(const HeadTask& task, const ClusterIndexView& index, ReadState& state) {
-  state.num_always = index.always.count(task.kv.num_tokens);
+  state.num_always = list_always_tokens(task, index.always);
   const int first = task.team.first(state.num_always), last = task.team.last(state.num_always);
-  for (int i = first; i < last; ++i) task.shared->tokens[i] = index.always.token(i);
   score_listed_tokens(task, first, last);
   for (int g = 0; g < task.num_heads; ++g) {
     const float* scores = task.shared->weights.row(g);
@@ -128,6 +146,15 @@ inline void prefetch_token_lists(const HeadTask& task, const ClusterHeadView& he
   }
 }
 
+// Lists a cluster's tokens that the task sees.
+inline void list_visible(const HeadTask& task, ClusterRef cluster, int32_t* out) {
+  const int32_t *tokens = cluster.tokens(), *end = tokens + cluster.num_tokens();
+  if (task.filters_clusters)
+    std::copy_if(tokens, end, out, [&](int token) { return task.filter.passes(token); });
+  else
+    std::copy(tokens, end, out);
+}
+
 // Reads the keys of clusters [state.scored, state.scored + count), split over the team by tokens.
 inline void score_clusters_exactly(const HeadTask& task, const ClusterHeadView& head, ReadState& state, int count) {
   HeadScratch& shared = *task.shared;
@@ -142,7 +169,7 @@ inline void score_clusters_exactly(const HeadTask& task, const ClusterHeadView& 
       if (first_position < 0) first_position = position;
       last_position = position;
       const ClusterRef cluster = cluster_at(head, shared.cluster[position]);
-      std::copy_n(cluster.tokens(), cluster.num_tokens(), shared.tokens + base + running);
+      list_visible(task, cluster, shared.tokens + base + running);
     }
     running += shared.size[position];
   }

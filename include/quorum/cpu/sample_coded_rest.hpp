@@ -15,6 +15,7 @@ struct UnreadLanes {
 inline UnreadLanes unread_lanes(const HeadTask& task, const CodedState& coded, int block, int num_tokens) {
   const uint16_t* buckets = task.shared->token_bucket + int64_t(block) * kCodeBlock;
   UnreadLanes unread{0.0f, ((1u << num_tokens) - 1) & ~simd::lanes_up_to(buckets, coded.listed.bucket)};
+  if (task.filters_clusters) unread.lanes &= simd::lanes_up_to(buckets, kHiddenBucket - 1);
   for (int lane = 0; lane < kCodeBlock; ++lane) unread.share += (unread.lanes >> lane & 1) != 0 ? bucket_key(buckets[lane]) : 0.0f;
   return unread;
 }
@@ -104,7 +105,8 @@ inline int draw_coded_tokens(const HeadTask& task, const ClusterHeadView& head, 
       const double own = rule.probability(double(task.shared->share[cluster] * size), double(size));
       cumulative += own;
       cursor.advance(std::min(cumulative, after), [&](int stratum) {
-        take(cluster_at(head, cluster), points.token_of(stratum, int(size)), double(size) / own, stratum);
+        const ClusterRef ref = cluster_at(head, cluster);
+        take(ref, place_of_visible(task, ref, points.token_of(stratum, int(size))), double(size) / own, stratum);
       });
     });
   }

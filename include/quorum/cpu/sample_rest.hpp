@@ -42,10 +42,19 @@ struct Draw {
 };
 
 inline SamplePoints sample_points(const HeadTask& task, const DecodeOptions& options, const ReadState& state) {
-  return SamplePoints::of(options.seed, task.first_qo_head, task.kv.num_tokens, state.num_sampled, samples_per_round(options));
+  return SamplePoints::of(options.seed, task.first_qo_head, task.filter.end, state.num_sampled, samples_per_round(options));
 }
 
 inline constexpr int kMaxSamples = 256;
+
+// The place among a cluster's tokens of the one that `rank` others that the task sees come before.
+inline int place_of_visible(const HeadTask& task, ClusterRef cluster, int rank) {
+  if (!task.filters_clusters) return rank;
+  const int32_t* tokens = cluster.tokens();
+  int place = 0;
+  while (!task.filter.passes(tokens[place]) || rank-- > 0) ++place;
+  return place;
+}
 
 // From places within clusters to tokens of the sequence. Each step asks for what the next one needs: where a cluster's tokens begin,
 // which token is meant, its key. One after the other they would be three waits for memory a draw.
@@ -109,16 +118,16 @@ inline int draw_tokens(const HeadTask& task, const ClusterHeadView& head, const 
     const int size = task.shared->size[position];
     const double probability = rule.probability(double(task.shared->share[position]), double(size));
     cumulative += probability;
-    cursor.advance(
-        position + 1 < last ? cumulative
-        : takes_all         ? StratumCursor::kBeyondAll
-                            : after,
-        [&](int stratum) {
-          const ClusterRef cluster = cluster_at(head, task.shared->cluster[position]);
-          simd::prefetch(cluster.segment->cluster_indptr + cluster.local);
-          drawn[num_draws] = cluster;
-          draws[num_draws++] = {points.token_of(stratum, size), float(double(size) / (probability * points.num_samples)), stratum};
-        });
+    cursor.advance(position + 1 < last ? cumulative
+                   : takes_all         ? StratumCursor::kBeyondAll
+                                       : after,
+                   [&](int stratum) {
+                     const ClusterRef cluster = cluster_at(head, task.shared->cluster[position]);
+                     simd::prefetch(cluster.segment->cluster_indptr + cluster.local);
+                     drawn[num_draws] = cluster;
+                     const int place = place_of_visible(task, cluster, points.token_of(stratum, size));
+                     draws[num_draws++] = {place, float(double(size) / (probability * points.num_samples)), stratum};
+                   });
   }
   resolve_draws(task, drawn, draws, num_draws);
   return num_draws;
@@ -133,6 +142,7 @@ inline void weigh_draws(const HeadTask& task, const DecodeOptions& options, cons
     keys.count = std::min(kTileRows, num_draws - begin);
     for (int i = 0; i < keys.count; ++i) keys.rows[i] = task.kv.key_row(draws[begin + i].token, task.kv_head);
     task.kernels.score({keys.rows, nullptr, keys.count, 0, task.head_dim()}, task.own().queries, task.own().tile);
+    adjust_scores(task, task.own().tile, keys.count, [&](int i) { return draws[begin + i].token; });
     for (int g = 0; g < task.num_heads; ++g) {
       weigh_scores(task.own().tile.row(g), keys.count, state.reference[g]);
       for (int i = 0; i < keys.count; ++i)

@@ -29,6 +29,7 @@ struct ScanQueries {
   // What the histogram adds up for a share: squared coded weights, or expected ones. One of the two is 0.
   float counted_square[kMaxGroupSize] = {};    // this times its square
   float counted_expected[kMaxGroupSize] = {};  // this times what it is expected to be
+  float softcap = 0.0f;                        // AttentionShape::logit_softcap
 };
 
 // What the scan knows of a block of 16 clusters, [heads][16]; base 2, where exponentials cost least.
@@ -69,10 +70,11 @@ inline CandidateRange candidate_range(const HeadTask& task, const CandidateCount
 struct ClusterCodes {
   const uint8_t* codes = nullptr;
   const f16* scale = nullptr;
+  const int32_t* tokens = nullptr;  // whose codes they are, if the task does not see all of them
 };
 inline ClusterCodes codes_of(ClusterRef cluster, int64_t block_bytes) {
   const int64_t first = cluster.segment->code_indptr[cluster.local];
-  return {cluster.segment->codes + first * block_bytes, cluster.segment->code_scale + first * kCodeBlock};
+  return {cluster.segment->codes + first * block_bytes, cluster.segment->code_scale + first * kCodeBlock, nullptr};
 }
 
 inline void prefetch_value_mean(ClusterRef cluster, int head_dim) {
@@ -90,23 +92,39 @@ struct ScannedBlock {
   uint16_t* buckets = nullptr;  // [16], of the largest of the shares
 };
 
+// Soft-caps the score that a share belongs to.
+QUORUM_ALWAYS_INLINE simd::Vector cap_log_share(simd::Vector log_share, float log_total, float cap) {
+  using simd::Vector;
+  const Vector score = simd::multiply_add(log_share, Vector(1.0f / kLog2e), Vector(log_total));
+  return (simd::soft_cap(score, cap) - Vector(log_total)) * Vector(kLog2e);
+}
+
+// Which lanes of a block hold a token that the task sees.
+struct CodedLanes {
+  int num_tokens = 0;           // lanes beyond hold none
+  const float* seen = nullptr;  // [16], 1 where one does; null: the first num_tokens
+};
+
 // Coded weights of a block from its sums of look-ups, heads [first, first + G); their shares are added to sums [heads] of vectors. keys
 // [16]: the largest share of the heads before, then of these too.
-template <int G>
+template <int G, bool kCaps>
 QUORUM_ALWAYS_INLINE void weigh_code_block(const ScanQueries& queries, const int32_t* dots, int num_lookups, const f16* scales,
-                                           const CentroidScores& centroids, int cluster, int num_tokens, int first, const ScannedBlock& out,
-                                           float* sums, float* keys) {
+                                           const CentroidScores& centroids, int cluster, CodedLanes lanes, int first,
+                                           const ScannedBlock& out, float* sums, float* keys) {
   using namespace simd;
   static constexpr float kLaneIndex[kCodeBlock] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const Vector zero_point(-float(kCodeTableZero * num_lookups));
   for (int lane = 0; lane < kCodeBlock; lane += kVectorSize) {
-    const Vector scale = load_as_float(scales + lane) * Vector(kLog2e), left = Vector(float(num_tokens)) - load(kLaneIndex + lane);
+    const Vector scale = load_as_float(scales + lane) * Vector(kLog2e);
+    const Vector left = lanes.seen == nullptr ? Vector(float(lanes.num_tokens)) - load(kLaneIndex + lane) : load(lanes.seen + lane);
     Vector key = first > 0 ? load(keys + lane) : Vector(0.0f);
     for (int i = 0; i < G; ++i) {
       const int g = first + i, place = g * kCodeBlock + lane;
       const Vector sign_dot = (load_as_float(dots + i * kCodeBlock + lane) + zero_point) * Vector(queries.step[g]);
       const Vector centroid(centroids.log_share[g * kClusterBlock + cluster]);
-      const Vector log_share = minimum(coded_score(centroid, scale, sign_dot), Vector(kLargestLogShare));
+      Vector coded = coded_score(centroid, scale, sign_dot);
+      if constexpr (kCaps) coded = cap_log_share(coded, queries.log_total[g], queries.softcap);
+      const Vector log_share = minimum(coded, Vector(kLargestLogShare));
       const Vector share = where_positive(left, power_of_two(log_share), Vector(0.0f));
       const Vector expected(queries.counted_expected[g] * centroids.expected[g * kClusterBlock + cluster]);
       store(out.counted + place, multiply_add(share, Vector(queries.counted_square[g]), expected) * share);
@@ -172,11 +190,17 @@ class CodesAhead {
 // histogram fill the window of a core each, so that one after the other they would wait for their own latencies.
 inline constexpr int kScanBlocks = 8;
 
+// seen[i]: whether the task sees the i-th of a block's tokens; 0 beyond the last.
+inline void find_seen(const HeadTask& task, const int32_t* tokens, int num_tokens, float* seen) {
+  for (int i = 0; i < kCodeBlock; ++i) seen[i] = i < num_tokens && task.filter.passes(tokens[i]) ? 1.0f : 0.0f;
+}
+
 // The scan of up to kScanBlocks blocks of one candidate from scan block `first` on; sums [heads] of vectors gain their shares.
 inline void scan_blocks(const HeadTask& task, const ScanQueries& queries, ClusterCodes at, const CentroidScores& centroids, int cluster,
                         int first, int num_tokens, CodesAhead& later, float* sums) {
   const int heads = task.num_heads, lines = code_lines(task.head_dim()), table_bytes = code_table_bytes(task.head_dim());
   const int num_blocks = num_code_blocks(num_tokens), block = heads * kCodeBlock;
+  const bool filters = at.tokens != nullptr;
   int32_t dots[kScanBlocks * kMaxGroupSize * kCodeBlock];
   float counted[kScanBlocks * kMaxGroupSize * kCodeBlock];
   for (int i = 0; i < num_blocks; ++i) {
@@ -191,12 +215,19 @@ inline void scan_blocks(const HeadTask& task, const ScanQueries& queries, Cluste
   for (int i = 0; i < num_blocks; ++i) {
     const int64_t place = first + i;
     const ScannedBlock out{counted + i * block, shared.token_share + place * block, shared.token_bucket + place * kCodeBlock};
-    float keys[kCodeBlock];
+    float keys[kCodeBlock], seen[kCodeBlock];
+    const CodedLanes lanes{num_tokens - i * kCodeBlock, filters ? seen : nullptr};
+    if (filters) find_seen(task, at.tokens + i * kCodeBlock, lanes.num_tokens, seen);
     simd::for_head_blocks(heads, [&](auto count, int g) {
-      weigh_code_block<count()>(queries, dots + i * block + g * kCodeBlock, lines * (kCodeLineDim / 4), at.scale + i * kCodeBlock,
-                                centroids, cluster, num_tokens - i * kCodeBlock, g, out, sums, keys);
+      const auto weigh = [&](auto caps) {
+        weigh_code_block<count(), caps()>(queries, dots + i * block + g * kCodeBlock, lines * (kCodeLineDim / 4), at.scale + i * kCodeBlock,
+                                          centroids, cluster, lanes, g, out, sums, keys);
+      };
+      queries.softcap > 0.0f ? weigh(std::true_type()) : weigh(std::false_type());
     });
     simd::key_buckets(keys, out.buckets);
+    for (int lane = 0; filters && lane < std::min(lanes.num_tokens, kCodeBlock); ++lane)
+      if (seen[lane] == 0.0f) out.buckets[lane] = uint16_t(kHiddenBucket);
   }
   for (int i = 0; i < num_blocks; ++i)
     add_block(task.own().token_keys, heads, shared.token_bucket + int64_t(first + i) * kCodeBlock, counted + i * block,
@@ -218,6 +249,7 @@ inline void scan_candidates(const HeadTask& task, const ClusterHeadView& head, c
   for (int candidate = range.first; candidate < range.last; ++candidate) {
     const ClusterRef cluster = cluster_at(head, shared.cluster[candidate]);
     ClusterCodes at = codes_of(cluster, block_bytes);
+    if (task.filters_clusters) at.tokens = cluster.tokens();
     const int block = shared.cluster[candidate] / kClusterBlock, lane = shared.cluster[candidate] % kClusterBlock;
     if (block != centroids.block) score_centroids(task, head, block, queries, centroids);
     alignas(64) float sums[kMaxGroupSize * simd::kVectorSize];
@@ -227,6 +259,7 @@ inline void scan_candidates(const HeadTask& task, const ClusterHeadView& head, c
       first += kScanBlocks;
       at.codes += kScanBlocks * block_bytes;
       at.scale += kScanBlocks * kCodeBlock;
+      if (at.tokens != nullptr) at.tokens += kScanBlocks * kCodeBlock;
     }
     float* mass = shared.coded_mass + int64_t(candidate) * heads;
     simd::for_head_blocks(heads, [&](auto count, int g) { simd::reduce_rows<count()>(sums + g * simd::kVectorSize, mass + g); });

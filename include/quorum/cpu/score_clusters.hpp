@@ -94,6 +94,25 @@ inline void add_diagonal_variance(const HeadTask& task, const SegmentView& segme
   }
 }
 
+// Sizes of the 16 clusters of a block of ids, as far as the task sees their tokens.
+inline const float* visible_sizes(const HeadTask& task, const ClusterHeadView& head, int block) {
+  return task.filters_clusters ? task.shared->visible_size + int64_t(block) * kClusterBlock : block_sizes(head, block);
+}
+inline int visible_size(const HeadTask& task, const ClusterHeadView& head, int cluster) {
+  return int(visible_sizes(task, head, cluster / kClusterBlock)[cluster % kClusterBlock]);
+}
+
+// Counts the tokens of blocks [first, last) that the task sees. Cost: a pass over the clusters' lists of tokens, 4 bytes each.
+inline void count_visible(const HeadTask& task, const ClusterHeadView& head, int first, int last) {
+  for (int cluster = first * kClusterBlock; cluster < last * kClusterBlock; ++cluster) {
+    const ClusterRef ref = cluster_at(head, cluster);
+    const int32_t* tokens = ref.tokens();
+    int visible = 0;
+    for (int i = 0; i < ref.size(); ++i) visible += task.filter.passes(tokens[i]);
+    task.shared->visible_size[cluster] = float(visible);
+  }
+}
+
 // Log of the expected weight of a token for blocks [first, last) of cluster ids, all heads; the largest goes to own().max_score.
 //
 // Method: algorithm.md eq. 5; limited: by its second form. Empty clusters get -inf. Cost: head_dim + 12 bytes a cluster (int8), read once
@@ -108,6 +127,7 @@ inline void score_blocks(const HeadTask& task, const ClusterHeadView& head, Vari
     const int segment_id = head.block_segment[block];
     const SegmentView& segment = head.segments[segment_id];
     const int local = block - head.segment_first[segment_id] / kClusterBlock;
+    const float* size = visible_sizes(task, head, block);
     score_block(task, segment, local, queries, scores);
     for (int g = 0; g < task.num_heads; ++g) {
       float* out = task.shared->log_weight + (int64_t(block) * task.num_heads + g) * kClusterBlock;
@@ -119,26 +139,41 @@ inline void score_blocks(const HeadTask& task, const ClusterHeadView& head, Vari
         const Vector spread = simd::load(segment.spread + cluster);
         const Vector weight = limited ? limited_token_log_weight(score, spread, Vector(half_variance))
                                       : token_log_weight(score, spread, Vector(half_variance));
-        const Vector value = simd::where_positive(simd::load(segment.size + cluster), weight, Vector(-kInfinity));
+        const Vector value = simd::where_positive(simd::load(size + lane), weight, Vector(-kInfinity));
         simd::store(out + lane, value);
         largest[g] = simd::maximum(value, largest[g]);
       }
     }
   }
-  for (int g = 0; g < task.num_heads; ++g) task.own().max_score[g] = simd::reduce_max(largest[g]);
+  for (int g = 0; g < task.num_heads; ++g) {
+    const float max = simd::reduce_max(largest[g]), cap = task.shape->logit_softcap;
+    task.own().max_score[g] = cap > 0.0f && max > -kInfinity ? simd::soft_cap(max, cap) : max;
+  }
+}
+
+// The 16 entries of shared.log_weight of a block and head, soft-capped as scores are, if they are, in `buffer`. Empty clusters then have
+// some weight, times their size of 0.
+inline const float* capped_log_weights(const HeadTask& task, int block, int head, float* buffer) {
+  const float* log_weight = task.shared->log_weight + (int64_t(block) * task.num_heads + head) * kClusterBlock;
+  if (task.shape->logit_softcap == 0.0f) return log_weight;
+  std::copy_n(log_weight, kClusterBlock, buffer);
+  simd::soft_cap_scores(buffer, kClusterBlock, task.shape->logit_softcap);
+  return buffer;
 }
 
 // Expected weights of blocks [first, last) in units of exp(reference[g]); their sums go to own().estimate.
 inline void weigh_blocks(const HeadTask& task, const ClusterHeadView& head, const float* reference, int first, int last) {
   using namespace simd;
+  float buffer[kClusterBlock];
   for (int g = 0; g < task.num_heads; ++g) {
     double total = 0.0;
     for (int block = first; block < last; ++block) {
-      const float* size = block_sizes(head, block);
+      const float* size = visible_sizes(task, head, block);
       const int64_t at = (int64_t(block) * task.num_heads + g) * kClusterBlock;
+      const float* log_weight = capped_log_weights(task, block, g, buffer);
       Vector sum(0.0f);
       for (int lane = 0; lane < kClusterBlock; lane += kVectorSize) {
-        const Vector token = exponential(load(task.shared->log_weight + at + lane) - Vector(reference[g]));
+        const Vector token = exponential(load(log_weight + lane) - Vector(reference[g]));
         const Vector weight = cluster_weight(load(size + lane), token);
         store(task.shared->estimate + at + lane, weight);
         sum = sum + weight;

@@ -141,7 +141,7 @@ inline DecodePath first_path(const HeadTask& task, const ClusterIndexView* index
   IndexedHead head;
   if (index != nullptr && !index->empty())
     head = {true, index->heads[task.kv_head].non_finite, index->heads[task.kv_head].num_cluster_slots()};
-  return quorum::first_path(head, task.kv.num_tokens, options, max_cluster_slots);
+  return quorum::first_path(head, task.num_visible, options, max_cluster_slots);
 }
 
 // Whether single tokens are chosen rather than whole clusters.
@@ -152,8 +152,7 @@ inline bool reads_tokens(const DecodeOptions& options, const ClusterIndexView& i
 // Whether so many tokens were chosen that dense attention is the cheaper way: rows at random come at about half the speed of a stream
 // (docs/performance.md).
 inline bool dense_is_cheaper(const HeadTask& task, const DecodeOptions& options, const ReadState& state) {
-  return options.unit == ReadUnit::automatic && options.fixed_budget == 0 &&
-         2 * (state.num_always + state.num_tokens) >= task.kv.num_tokens;
+  return options.unit == ReadUnit::automatic && options.fixed_budget == 0 && 2 * (state.num_always + state.num_tokens) >= task.num_visible;
 }
 
 // Whether estimates and codes have led astray: what they held worth reading has been read, and by their own account some head has not
@@ -183,7 +182,7 @@ inline Choice choose_tokens(const HeadTask& task, const ClusterIndexView& index,
     return choice;
   }
   if (by_tokens) {
-    choice.coded.indexed_tokens = task.kv.num_tokens - choice.state.num_always;
+    choice.coded.indexed_tokens = task.num_visible - choice.state.num_always;
     if (options.target_error > 0.0f) model_error(task, head, weights.queries, choice.state, choice.coded);
     const TokenReader reader{task, head, options, choice};
     read_and_certify(reader, z);

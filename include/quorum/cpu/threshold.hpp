@@ -21,8 +21,8 @@ struct Threshold {
 };
 
 inline void clear(KeyHistogram histogram, int num_heads) {
-  std::fill_n(histogram.weights, int64_t(kNumKeyBuckets) * bucket_row(num_heads), 0.0f);
-  std::fill_n(histogram.counts, kNumKeyBuckets, 0);
+  std::fill_n(histogram.weights, int64_t(kNumKeyBuckets + 1) * bucket_row(num_heads), 0.0f);
+  std::fill_n(histogram.counts, kNumKeyBuckets + 1, 0);
 }
 
 // Adds a block of 16 entries, the first `count` of them: their buckets, their weights [num_heads][16]. The others must weigh nothing.

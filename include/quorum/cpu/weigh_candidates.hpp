@@ -34,6 +34,7 @@ inline void choose_candidates(const HeadTask& task, const ClusterHeadView& head,
 inline bool weigh_candidates(const HeadTask& task, const ClusterHeadView& head, const DecodeOptions& options, const ClusterWeights& weights,
                              ReadState& state, CodedState& coded) {
   ScanQueries queries;
+  queries.softcap = task.shape->logit_softcap;
   for (int g = 0; g < task.num_heads; ++g) {
     coded.total[g] = state.read[g] + state.rest[g];
     queries.half_variance[g] = weights.half_variance[g];

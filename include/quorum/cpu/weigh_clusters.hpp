@@ -25,6 +25,7 @@ inline bool weigh_clusters(const HeadTask& task, const ClusterIndexView& index, 
   team.sync();
   const IndexQueries& queries = weights.queries = prepare_queries(task, head.metric);
   const int first = team.first(head.num_blocks()), last = team.last(head.num_blocks());
+  if (task.filters_clusters) count_visible(task, head, first, last);
   score_blocks(task, head, model, queries, first, last, by_tokens);
   score_always_tokens(task, index, state);
   team.sync();

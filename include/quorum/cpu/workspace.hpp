@@ -19,9 +19,11 @@ inline constexpr int kMaxGatheredBytes = 256;
 
 // Weights and numbers of entries by key bucket. Rows of weights are padded to whole registers.
 struct KeyHistogram {
-  float* weights = nullptr;   // [kNumKeyBuckets][bucket_row(heads)]
-  int32_t* counts = nullptr;  // [kNumKeyBuckets]
+  float* weights = nullptr;   // [kNumKeyBuckets + 1][bucket_row(heads)]
+  int32_t* counts = nullptr;  // [kNumKeyBuckets + 1]
 };
+// Bucket of a token that the task does not see: in no threshold, in no sum.
+inline constexpr int kHiddenBucket = kNumKeyBuckets;
 constexpr int bucket_row(int num_heads) { return int(round_up(num_heads, simd::kBucketHeads)); }
 
 // How many clusters are candidates, how many tokens they have, how many blocks of codes.
@@ -68,8 +70,9 @@ inline constexpr int kNumShareBuckets = 1024;
 // What the team of one KV head shares. Arrays over positions follow the reading order: position 0 is read first.
 struct HeadScratch {
   HeadRows transformed;            // [heads][padded dim], y
-  float* log_weight = nullptr;     // [block][heads][16], log of the expected weight of a token
+  float* log_weight = nullptr;     // [block][heads][16], log of the expected weight of a token, before soft-capping
   float* estimate = nullptr;       // [block][heads][16], expected weight of a cluster
+  float* visible_size = nullptr;   // [slots], tokens of each cluster that the task sees; HeadTask::filters_clusters only
   int32_t* bucket = nullptr;       // [slots]
   int32_t* cluster = nullptr;      // [positions]
   int32_t* size = nullptr;         // [positions]
@@ -108,8 +111,8 @@ inline void lay_out(Arena& arena, const ScratchLimits& limits, WorkerScratch& sc
   scratch.quantised = arena.take<int8_t>(int64_t(limits.num_heads) * dim);
   scratch.code_tables = arena.take<uint8_t>(limits.residual_codes ? int64_t(limits.num_heads) * code_table_bytes(limits.head_dim) : 0);
   for (KeyHistogram* histogram : {&scratch.cluster_keys, &scratch.token_keys}) {
-    histogram->weights = arena.take<float>(limits.residual_codes ? int64_t(kNumKeyBuckets) * bucket_row(limits.num_heads) : 0);
-    histogram->counts = arena.take<int32_t>(limits.residual_codes ? kNumKeyBuckets : 0);
+    histogram->weights = arena.take<float>(limits.residual_codes ? int64_t(kNumKeyBuckets + 1) * bucket_row(limits.num_heads) : 0);
+    histogram->counts = arena.take<int32_t>(limits.residual_codes ? kNumKeyBuckets + 1 : 0);
   }
   scratch.accumulated = take_rows(arena, limits.num_heads, dim);
   scratch.tile = take_rows(arena, limits.num_heads, kTileRows);
@@ -123,6 +126,7 @@ inline void lay_out(Arena& arena, const ScratchLimits& limits, HeadScratch& scra
   scratch.transformed = take_rows(arena, limits.num_heads, padded_dim(limits.head_dim));
   scratch.log_weight = arena.take<float>(slots * heads);
   scratch.estimate = arena.take<float>(slots * heads);
+  scratch.visible_size = arena.take<float>(slots);
   scratch.bucket = arena.take<int32_t>(slots);
   scratch.cluster = arena.take<int32_t>(slots);
   scratch.size = arena.take<int32_t>(slots);

@@ -16,9 +16,10 @@ class ClusterIndex {
 
   // Copies an index that was built on the host, its segments joined to one. Waits for the copy.
   //
-  // Errors: Error(invalid_argument) if it is stored in f32; Error(cuda_failure).
+  // Errors: Error(invalid_argument) if it is stored in f32 or tokens have been erased; Error(cuda_failure).
   explicit ClusterIndex(const ClusterIndexView& host) {
     require(host.storage == IndexStorage::int8, "cuda::ClusterIndex", "index.storage", "int8", "f32");
+    require(host.live == nullptr, "cuda::ClusterIndex", "index.live", "null on this device", "not null");
     for (int h = 0; h < host.num_kv_heads; ++h) check_sizes(host.heads[h]);
     std::vector<FlatHeadView> views(size_t(host.num_kv_heads));
     Arena sizes(nullptr, kDeviceAlignment);

@@ -97,6 +97,10 @@ class Decoder {
     require(options.variance != VarianceModel::diagonal, function, "options.variance", "none or shared on this device",
             int(options.variance));
     require(options.scope == SelectionScope::group, function, "options.scope", "group on this device", int(options.scope));
+    require(shape.logit_softcap == 0.0f, function, "shape.logit_softcap", "0 on this device", shape.logit_softcap);
+    require(shape.sliding_window == 0, function, "shape.sliding_window", "0 on this device", shape.sliding_window);
+    require(shape.sink_logits == nullptr, function, "shape.sink_logits", "null on this device", "not null");
+    require(limits.max_rows == 1, function, "limits.max_rows", "1 on this device", limits.max_rows);
     StepParams p;
     p.shape = shape;
     p.shape.sm_scale = shape.softmax_scale();
