@@ -28,6 +28,7 @@ inline const char* unsupported_reason(const AttentionFeatures& f, Backend backen
   if (shape.group_size() > kMaxGroupSize) return "shape: at most 16 query heads for a KV head are supported";
   if (shape.head_dim < 8 || shape.head_dim > kMaxHeadDim || shape.head_dim % 8 != 0)
     return "shape: head_dim must be a multiple of 8 from 8 to 512";
+  if (shape.head_dim % block_elements(f.kv_type) != 0) return "kv_type: head_dim must be a multiple of 32 with q8_0";
   if (!std::isfinite(shape.sm_scale) || shape.sm_scale < 0.0f) return "shape: sm_scale must be finite and not negative";
   if (!std::isfinite(shape.logit_softcap) || shape.logit_softcap < 0.0f) return "shape: logit_softcap must be finite and not negative";
   if (shape.sliding_window < 0) return "shape: sliding_window must be at least 0";
