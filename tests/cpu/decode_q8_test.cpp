@@ -150,7 +150,7 @@ TEST_CASE("a NaN or infinite scale poisons its own heads alone, which are attend
           wrong_paths += (result.reports[size_t(i)].path == DecodePath::dense_by_numerics) != poisoned;
           const auto want = batch.attention(i / 4, i % 4);
           for (int c = 0; c < 64; ++c) wrong_nan += std::isnan(result.output[size_t(i * 64 + c)]) != std::isnan(want.output[size_t(c)]);
-          if (!poisoned) CHECK(test::relative_error(&result.output[size_t(i * 64)], want.output.data(), 64) < 0.1);
+          if (!poisoned) CHECK(test::relative_error(&result.output[size_t(i * 64)], want.output.data(), 64) < 0.15);
         }
         CHECK(wrong_paths == 0);
         CHECK(wrong_nan == 0);

@@ -19,15 +19,26 @@ inline void choose_candidates(const HeadTask& task, const ClusterHeadView& head,
       return true;
     });
   };
-  const Threshold candidates = cover(coverage, {}), outside = cover(1.0 - (1.0 - coverage) * (1.0 - double(kTailCoverage)), candidates);
-  coded.candidate_key = candidates.key;
-  coded.outside_key = outside.key;
-  coded.num_outside = int(outside.chosen.count - candidates.chosen.count);
-  for (int g = 0; g < task.num_heads; ++g) {
-    coded.outside[g] = std::max(0.0, state.rest[g] - candidates.chosen.weight[g]);
-    coded.used_outside[g] = outside.chosen.weight[g] - candidates.chosen.weight[g];
+  const auto take = [&](const Threshold& candidates) {
+    const Threshold outside = cover(1.0 - (1.0 - coverage) * (1.0 - double(kTailCoverage)), candidates);
+    coded.candidate_key = candidates.key;
+    coded.outside_key = outside.key;
+    coded.num_outside = int(outside.chosen.count - candidates.chosen.count);
+    for (int g = 0; g < task.num_heads; ++g) {
+      coded.outside[g] = std::max(0.0, state.rest[g] - candidates.chosen.weight[g]);
+      coded.used_outside[g] = outside.chosen.weight[g] - candidates.chosen.weight[g];
+    }
+    coded.candidates = list_candidates(task, head, candidates.key, outside.key);
+  };
+  Threshold candidates = cover(coverage, {});
+  take(candidates);
+  // A budget wants tokens, whatever they weigh.
+  while (coded.candidates.tokens < options.fixed_budget && candidates.bucket < kNumKeyBuckets - 2) {
+    const int64_t twice = 2 * candidates.chosen.count + 1;
+    candidates = next_threshold(task, &WorkerScratch::cluster_keys, candidates, kMaxCount,
+                                [&](const Chosen& chosen) { return chosen.count >= twice; });
+    take(candidates);
   }
-  coded.candidates = list_candidates(task, head, candidates.key, outside.key);
 }
 
 // Finds the candidates and weighs their tokens by code. Returns false if a weight is not finite.
