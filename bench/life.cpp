@@ -137,7 +137,7 @@ double bytes_at_error(const Workload& trace, const ClusterIndex& index) {
   std::vector<std::pair<double, double>> points;  // log error, log share of dense bytes
   const int heads = trace.shape.num_qo_heads, d = trace.shape.head_dim;
   std::vector<float> output(size_t(heads * d)), dense(output.size());
-  for (const float target : {0.1f, 0.07f, 0.05f, 0.03f, 0.02f}) {
+  for (const float target : {0.2f, 0.1f, 0.07f, 0.05f, 0.03f, 0.02f}) {
     DecodeOptions options = step_options();
     options.target_error = target;
     options.dense_below = 0;
@@ -189,6 +189,19 @@ void run_appended_accuracy(benchmark::State& state, const std::string& path) {
   }
 }
 
+// What it costs to cluster few tokens together.
+void run_segment_size(benchmark::State& state, const std::string& path, int segment_tokens) {
+  const Workload trace = bench::trace_workload("trace", path);
+  IndexOptions options;
+  options.segment_tokens = segment_tokens;
+  for (auto _ : state) {
+    ClusterIndex index(trace.shape, options);
+    const QueryView* prompt = trace.prompt_queries ? &*trace.prompt_queries : nullptr;
+    state.SetIterationTime(seconds_of([&] { index.build(trace.kv.first(trace.indexed_tokens), prompt, executor()); }));
+    state.counters["bytes_at_5_percent"] = bytes_at_error(trace, index);
+  }
+}
+
 template <class Run>
 void add(const std::string& name, Run run) {
   benchmark::RegisterBenchmark(name.c_str(), run)->UseManualTime()->Iterations(1)->Unit(benchmark::kMicrosecond);
@@ -197,8 +210,7 @@ void add(const std::string& name, Run run) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  for (const int pieces : {0, 1, 2, 4, 8})
-    add("append/pieces:" + std::to_string(pieces), [=](benchmark::State& s) { run_append(s, pieces); });
+  for (const int pieces : {0, 2, 8}) add("append/pieces:" + std::to_string(pieces), [=](benchmark::State& s) { run_append(s, pieces); });
   add("fork", [](benchmark::State& s) {
     run_change(s, [](const ClusterIndex& index) {
       const ClusterIndex fork = index;
@@ -233,10 +245,13 @@ int main(int argc, char** argv) {
   const char* shared = std::getenv("QUORUM_SHARED");
   for (const std::string folder : {shared == nullptr ? "" : shared, QUORUM_ROOT "/../shared/traces", QUORUM_ROOT "/examples/data"}) {
     if (folder.empty() || !std::filesystem::is_directory(folder)) continue;
-    for (const auto& entry : std::filesystem::directory_iterator(folder))
-      if (entry.path().extension() == ".safetensors")
-        add("appended/" + entry.path().stem().string(),
-            [path = entry.path().string()](benchmark::State& s) { run_appended_accuracy(s, path); });
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+      if (entry.path().extension() != ".safetensors") continue;
+      const std::string path = entry.path().string(), name = entry.path().stem().string();
+      add("appended/" + name, [path](benchmark::State& s) { run_appended_accuracy(s, path); });
+      for (const int n : {256, 512, 1024, 2048, 4096, 8192})
+        add("segment/" + name + "/tokens:" + std::to_string(n), [=](benchmark::State& s) { run_segment_size(s, path, n); });
+    }
     break;
   }
   benchmark::Initialize(&argc, argv);

@@ -226,6 +226,38 @@ TEST_CASE("an append holds no more than a build of as many tokens") {
   }
 }
 
+TEST_CASE("bytes() is what an index keeps allocated, but for lists, tables and the allocator's own; a fork keeps next to nothing") {
+  if (!can_count()) return;
+  for (const int num_kv_heads : {2, 8}) {  // arrays by themselves, and in one block on huge pages
+    const AttentionShape shape{num_kv_heads, num_kv_heads, 64, 0.0f};
+    const int n = num_kv_heads == 2 ? 3000 : 20000;
+    const test::TestCache cache({n, num_kv_heads, 64, ElementType::f16, test::Layout::nhd},
+                                test::gaussian_floats(int64_t(n) * num_kv_heads * 64, 5),
+                                test::gaussian_floats(int64_t(n) * num_kv_heads * 64, 6));
+    ThreadExecutor executor(2);
+    const int64_t before = held.load();
+    ClusterIndex index(shape, {});
+    index.build(cache.view(), executor);
+    const auto check = [&](const char* when) {
+      const double own = double(held.load() - before), bytes = double(index.bytes());
+      CAPTURE(when);
+      CHECK(own >= bytes);
+      // A block that starts on a huge page reserves addresses on both sides, which nobody touches.
+      CHECK(own <= 1.02 * bytes + 64 * 1024 + (bytes >= double(kHugePage) ? 3.0 * double(kHugePage) : 0.0));
+    };
+    check("built");
+    const int64_t with_index = held.load();
+    {
+      const ClusterIndex fork = index;
+      CHECK(held.load() - with_index <= 16 * 1024);
+    }
+    index.erase(100, 1900);
+    check("erased");
+    index.append(cache.view(), executor);
+    check("appended");
+  }
+}
+
 TEST_CASE("build_bytes: nothing to build, errors, and growth") {
   const AttentionShape shape{4, 2, 64, 0.0f};
   CHECK(ClusterIndex::build_bytes(shape, {}, 20000, 2) > ClusterIndex::build_bytes(shape, {}, 20000, 1));

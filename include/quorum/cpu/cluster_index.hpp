@@ -145,7 +145,7 @@ class ClusterIndex {
   // Clusters of one KV head, padding included: what DecodeLimits::max_clusters must cover.
   int num_cluster_slots() const noexcept { return head_views_[0].num_cluster_slots(); }
 
-  // Bytes of segments and query metrics that this index keeps alive.
+  // Bytes of segments and query metrics that this index keeps allocated; lists and tables come on top.
   int64_t bytes() const {
     const ClusterIndex* self = this;
     return total_bytes({&self, 1});
@@ -157,8 +157,10 @@ class ClusterIndex {
     for (const ClusterIndex* index : indexes) {
       if (index->metrics_ != nullptr && counted.insert(index->metrics_.get()).second)
         for (const auto& metric : *index->metrics_) total += metric.bytes();
-      for (const auto& segment : index->segments_)
-        if (counted.insert(segment.get()).second) total += segment->bytes();
+      for (const auto& segment : index->segments_) {
+        if (segment->block != nullptr && counted.insert(segment->block.get()).second) total += cpu::content_bytes(*segment->block);
+        if (segment->block == nullptr && counted.insert(segment.get()).second) total += segment->bytes();
+      }
     }
     return total;
   }

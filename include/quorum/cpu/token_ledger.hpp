@@ -30,7 +30,6 @@ class TokenLedger {
   AlwaysRead always() const { return {listed_.data(), int(listed_.size()), num_tokens_}; }
   // See ClusterIndexView::live.
   const uint64_t* live() const { return live_.empty() ? nullptr : live_.data(); }
-  int64_t bytes() const { return int64_t(listed_.capacity() * sizeof(int32_t) + live_.capacity() * sizeof(uint64_t)); }
 
   // The `count` tokens that have waited longest, ascending.
   std::vector<int32_t> oldest_waiting(int count) const {
