@@ -56,10 +56,7 @@ inline std::span<const int32_t> tokens_of_segment(const BuildInput& input, std::
 
 inline std::shared_ptr<Segment> empty_segment(const BuildInput& input, std::span<const int32_t> tokens) {
   auto segment = std::make_shared<Segment>();
-  const auto [first, last] = std::minmax_element(tokens.begin(), tokens.end());
-  segment->num_tokens = int(tokens.size());
-  segment->begin_token = *first;
-  segment->end_token = *last + 1;
+  segment->set_tokens(tokens);
   segment->heads.resize(size_t(input.shape->num_kv_heads));
   return segment;
 }

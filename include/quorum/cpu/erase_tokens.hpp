@@ -67,10 +67,7 @@ inline std::shared_ptr<const Segment> erase_tokens(const Segment& segment, Token
   for (const HeadSegment& head : segment.heads) out->heads.push_back(erase_tokens(head, range, head_dim));
   const auto& tokens = out->heads[0].cluster_tokens;
   if (tokens.empty()) return nullptr;
-  const auto [first, last] = std::minmax_element(tokens.begin(), tokens.end());
-  out->num_tokens = int(tokens.size());
-  out->begin_token = *first;
-  out->end_token = *last + 1;
+  out->set_tokens(tokens);
   return out;
 }
 

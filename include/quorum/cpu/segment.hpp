@@ -1,6 +1,7 @@
 // Tokens that were clustered together: their clusters for every KV head. Immutable, and shared between copies of an index.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -108,6 +109,13 @@ struct Segment {
   int begin_token = 0, end_token = 0;  // all tokens lie in between
   std::vector<HeadSegment> heads;      // [num_kv_heads]
 
+  // tokens: all of it, not empty.
+  void set_tokens(std::span<const int32_t> all) {
+    const auto [first, last] = std::minmax_element(all.begin(), all.end());
+    num_tokens = int(all.size());
+    begin_token = *first;
+    end_token = *last + 1;
+  }
   // Its tokens, in no particular order.
   std::span<const int32_t> tokens() const { return {heads[0].view().cluster_tokens, size_t(num_tokens)}; }
   int64_t bytes() const {
