@@ -83,7 +83,7 @@ struct LifeSequence {
 // Carries out operations on up to four sequences, forks of one another, and compares each with its model after every step.
 class IndexLife {
  public:
-  IndexLife(uint64_t seed, int pieces) : random_(seed), pieces_(pieces) {
+  IndexLife(uint64_t seed, int pieces) : random_(seed) {
     for (int i = 0; i < 4; ++i) sequences_.emplace_back(pieces);
   }
 
@@ -228,7 +228,6 @@ class IndexLife {
   }
 
   Random random_;
-  int pieces_;
   SerialExecutor executor_;
   std::vector<LifeSequence> sequences_;
 };
