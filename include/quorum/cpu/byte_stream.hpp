@@ -42,8 +42,9 @@ class ByteWriter {
 
  private:
   void append(const void* from, size_t count) {
-    const auto* first = static_cast<const std::byte*>(from);
-    bytes_.insert(bytes_.end(), first, first + count);
+    const size_t at = bytes_.size();
+    bytes_.resize(at + count);
+    std::memcpy(bytes_.data() + at, from, count);
   }
   std::vector<std::byte> bytes_;
 };

@@ -46,8 +46,9 @@ inline void accumulated_squares(const HeadTask& task, double* squares) {
 }
 
 // Attends to sinks and window, and to everything else by code and estimate; the output's length gives the error model of every head.
+// Returns false if the length is not finite: a value that is always read is NaN or Inf.
 // Post: own().accumulated holds the worker's part of that output, shared.ordered what it holds of every candidate.
-inline void model_error(const HeadTask& task, const ClusterHeadView& head, const IndexQueries& queries, const ReadState& state,
+inline bool model_error(const HeadTask& task, const ClusterHeadView& head, const IndexQueries& queries, const ReadState& state,
                         CodedState& coded) {
   double total[kMaxGroupSize], squares[kMaxGroupSize];
   clear_accumulated(task);
@@ -62,7 +63,9 @@ inline void model_error(const HeadTask& task, const ClusterHeadView& head, const
     for (int bucket = 0; bucket < kNumKeyBuckets; ++bucket)
       for (int g = 0; g < task.num_heads; ++g)
         coded.squares[g] += double(task.workers[w].token_keys.weights[bucket * bucket_row(task.num_heads) + g]);
+  bool finite = true;
   for (int g = 0; g < task.num_heads; ++g) {
+    finite = finite && std::isfinite(squares[g]);
     coded.outside_squares[g] = 0.0;
     for (int w = 0; w < task.team.num_workers; ++w) coded.outside_squares[g] += task.workers[w].always[g];
     coded.outside_squares[g] *= coded.outside_factor[g] * coded.outside_factor[g];
@@ -70,6 +73,7 @@ inline void model_error(const HeadTask& task, const ClusterHeadView& head, const
     coded.error_model[g] = ErrorModel::of(head.moments, double(queries.square[g]), squares[g] / (total[g] * total[g]), total[g]);
   }
   coded.attended = true;
+  return finite;
 }
 
 }  // namespace quorum::cpu

@@ -183,7 +183,10 @@ inline Choice choose_tokens(const HeadTask& task, const ClusterIndexView& index,
   }
   if (by_tokens) {
     choice.coded.indexed_tokens = task.num_visible - choice.state.num_always;
-    if (options.target_error > 0.0f) model_error(task, head, weights.queries, choice.state, choice.coded);
+    if (options.target_error > 0.0f && !model_error(task, head, weights.queries, choice.state, choice.coded)) {
+      choice.path = DecodePath::dense_by_numerics;
+      return choice;
+    }
     const TokenReader reader{task, head, options, choice};
     read_and_certify(reader, z);
     if (!is_dense(choice.path) && !reader.complete() && estimates_failed(task, options, choice))

@@ -69,7 +69,7 @@ class TokenLedger {
   void truncate(int end) {
     erase({end, num_tokens_});
     num_tokens_ = end;
-    if (!live_.empty()) live_.resize(num_words());
+    if (!live_.empty()) live_.erase(live_.begin() + std::ptrdiff_t(num_words()), live_.end());
     drop_full_map();
   }
   // Waiting tokens that clusters hold from now on, ascending.

@@ -19,8 +19,8 @@ inline void choose_candidates(const HeadTask& task, const ClusterHeadView& head,
       return true;
     });
   };
-  const auto take = [&](const Threshold& candidates) {
-    const Threshold outside = cover(1.0 - (1.0 - coverage) * (1.0 - double(kTailCoverage)), candidates);
+  const auto take = [&](const Threshold& candidates, double covered) {
+    const Threshold outside = cover(1.0 - (1.0 - covered) * (1.0 - double(kTailCoverage)), candidates);
     coded.candidate_key = candidates.key;
     coded.outside_key = outside.key;
     coded.num_outside = int(outside.chosen.count - candidates.chosen.count);
@@ -31,13 +31,15 @@ inline void choose_candidates(const HeadTask& task, const ClusterHeadView& head,
     coded.candidates = list_candidates(task, head, candidates.key, outside.key);
   };
   Threshold candidates = cover(coverage, {});
-  take(candidates);
+  take(candidates, coverage);
   // A budget wants tokens, whatever they weigh.
   while (coded.candidates.tokens < options.fixed_budget && candidates.bucket < kNumKeyBuckets - 2) {
     const int64_t twice = 2 * candidates.chosen.count + 1;
     candidates = next_threshold(task, &WorkerScratch::cluster_keys, candidates, kMaxCount,
                                 [&](const Chosen& chosen) { return chosen.count >= twice; });
-    take(candidates);
+    double covered = 1.0;
+    for (int g = 0; g < task.num_heads; ++g) covered = std::min(covered, (state.read[g] + candidates.chosen.weight[g]) / coded.total[g]);
+    take(candidates, std::max(coverage, covered));
   }
 }
 
