@@ -105,9 +105,9 @@ struct CodedLanes {
   const float* seen = nullptr;  // [16], 1 where one does; null: the first num_tokens
 };
 
-// Coded weights of a block from its sums of look-ups, heads [first, first + G); their shares are added to sums [heads] of vectors. keys
-// [16]: the largest share of the heads before, then of these too.
-template <int G, bool kCaps>
+// Coded weights of a block from its sums of look-ups, heads [first, first + G) (kPlain: see scan_blocks()); their shares are added to sums
+// [heads] of vectors. keys [16]: the largest share of the heads before, then of these too.
+template <int G, bool kPlain>
 QUORUM_ALWAYS_INLINE void weigh_code_block(const ScanQueries& queries, const int32_t* dots, int num_lookups, const f16* scales,
                                            const CentroidScores& centroids, int cluster, CodedLanes lanes, int first,
                                            const ScannedBlock& out, float* sums, float* keys) {
@@ -116,14 +116,15 @@ QUORUM_ALWAYS_INLINE void weigh_code_block(const ScanQueries& queries, const int
   const Vector zero_point(-float(kCodeTableZero * num_lookups));
   for (int lane = 0; lane < kCodeBlock; lane += kVectorSize) {
     const Vector scale = load_as_float(scales + lane) * Vector(kLog2e);
-    const Vector left = lanes.seen == nullptr ? Vector(float(lanes.num_tokens)) - load(kLaneIndex + lane) : load(lanes.seen + lane);
+    const Vector left =
+        kPlain || lanes.seen == nullptr ? Vector(float(lanes.num_tokens)) - load(kLaneIndex + lane) : load(lanes.seen + lane);
     Vector key = first > 0 ? load(keys + lane) : Vector(0.0f);
     for (int i = 0; i < G; ++i) {
       const int g = first + i, place = g * kCodeBlock + lane;
       const Vector sign_dot = (load_as_float(dots + i * kCodeBlock + lane) + zero_point) * Vector(queries.step[g]);
       const Vector centroid(centroids.log_share[g * kClusterBlock + cluster]);
       Vector coded = coded_score(centroid, scale, sign_dot);
-      if constexpr (kCaps) coded = cap_log_share(coded, queries.log_total[g], queries.softcap);
+      if (!kPlain && queries.softcap > 0.0f) coded = cap_log_share(coded, queries.log_total[g], queries.softcap);
       const Vector log_share = minimum(coded, Vector(kLargestLogShare));
       const Vector share = where_positive(left, power_of_two(log_share), Vector(0.0f));
       const Vector expected(queries.counted_expected[g] * centroids.expected[g * kClusterBlock + cluster]);
@@ -195,12 +196,14 @@ inline void find_seen(const HeadTask& task, const int32_t* tokens, int num_token
   for (int i = 0; i < kCodeBlock; ++i) seen[i] = i < num_tokens && task.filter.passes(tokens[i]) ? 1.0f : 0.0f;
 }
 
-// The scan of up to kScanBlocks blocks of one candidate from scan block `first` on; sums [heads] of vectors gain their shares.
-inline void scan_blocks(const HeadTask& task, const ScanQueries& queries, ClusterCodes at, const CentroidScores& centroids, int cluster,
-                        int first, int num_tokens, CodesAhead& later, float* sums) {
+// The scan of up to kScanBlocks blocks of one candidate from scan block `first` on; sums [heads] of vectors gain their shares. kPlain: no
+// soft-capping, and every token is seen; an instance of its own, because these loops have no room for questions.
+template <bool kPlain>
+void scan_blocks(const HeadTask& task, const ScanQueries& queries, ClusterCodes at, const CentroidScores& centroids, int cluster, int first,
+                 int num_tokens, CodesAhead& later, float* sums) {
   const int heads = task.num_heads, lines = code_lines(task.head_dim()), table_bytes = code_table_bytes(task.head_dim());
   const int num_blocks = num_code_blocks(num_tokens), block = heads * kCodeBlock;
-  const bool filters = at.tokens != nullptr;
+  const bool filters = !kPlain && at.tokens != nullptr;
   int32_t dots[kScanBlocks * kMaxGroupSize * kCodeBlock];
   float counted[kScanBlocks * kMaxGroupSize * kCodeBlock];
   for (int i = 0; i < num_blocks; ++i) {
@@ -219,11 +222,8 @@ inline void scan_blocks(const HeadTask& task, const ScanQueries& queries, Cluste
     const CodedLanes lanes{num_tokens - i * kCodeBlock, filters ? seen : nullptr};
     if (filters) find_seen(task, at.tokens + i * kCodeBlock, lanes.num_tokens, seen);
     simd::for_head_blocks(heads, [&](auto count, int g) {
-      const auto weigh = [&](auto caps) {
-        weigh_code_block<count(), caps()>(queries, dots + i * block + g * kCodeBlock, lines * (kCodeLineDim / 4), at.scale + i * kCodeBlock,
-                                          centroids, cluster, lanes, g, out, sums, keys);
-      };
-      queries.softcap > 0.0f ? weigh(std::true_type()) : weigh(std::false_type());
+      weigh_code_block<count(), kPlain>(queries, dots + i * block + g * kCodeBlock, lines * (kCodeLineDim / 4), at.scale + i * kCodeBlock,
+                                        centroids, cluster, lanes, g, out, sums, keys);
     });
     simd::key_buckets(keys, out.buckets);
     for (int lane = 0; filters && lane < std::min(lanes.num_tokens, kCodeBlock); ++lane)
@@ -246,6 +246,7 @@ inline void scan_candidates(const HeadTask& task, const ClusterHeadView& head, c
   double estimate[kMaxGroupSize] = {}, expected[kMaxGroupSize] = {};
   CodesAhead later(task, head, range, block_bytes);
   CentroidScores centroids;
+  const bool plain = queries.softcap == 0.0f && !task.filters_clusters;
   for (int candidate = range.first; candidate < range.last; ++candidate) {
     const ClusterRef cluster = cluster_at(head, shared.cluster[candidate]);
     ClusterCodes at = codes_of(cluster, block_bytes);
@@ -255,7 +256,8 @@ inline void scan_candidates(const HeadTask& task, const ClusterHeadView& head, c
     alignas(64) float sums[kMaxGroupSize * simd::kVectorSize];
     std::fill_n(sums, heads * simd::kVectorSize, 0.0f);
     for (int left = cluster.size(), first = shared.first_block[candidate]; left > 0; left -= kScanBlocks * kCodeBlock) {
-      scan_blocks(task, queries, at, centroids, lane, first, std::min(left, kScanBlocks * kCodeBlock), later, sums);
+      (plain ? scan_blocks<true> : scan_blocks<false>)(task, queries, at, centroids, lane, first, std::min(left, kScanBlocks * kCodeBlock),
+                                                       later, sums);
       first += kScanBlocks;
       at.codes += kScanBlocks * block_bytes;
       at.scale += kScanBlocks * kCodeBlock;
