@@ -84,7 +84,7 @@ class ClusterIndex {
   // Errors: Error(invalid_argument) unless num_tokens is 0 to num_tokens(). Cost: a copy of the segments that lose tokens.
   void truncate(int num_tokens) {
     require(num_tokens >= 0 && num_tokens <= ledger_.num_tokens(), "ClusterIndex::truncate", "num_tokens", "0 to num_tokens()", num_tokens);
-    remove_from_clusters({num_tokens, ledger_.num_tokens()}, nullptr);
+    remove_from_clusters({num_tokens, ledger_.num_tokens()}, false);
     ledger_.truncate(num_tokens);
     refresh_segments();
   }
@@ -92,14 +92,14 @@ class ClusterIndex {
   // Errors: Error(invalid_argument) unless 0 <= begin <= end <= num_tokens(). Cost: as truncate().
   void erase(int begin, int end) {
     check_range(begin, end, "ClusterIndex::erase");
-    remove_from_clusters({begin, end}, nullptr);
+    remove_from_clusters({begin, end}, false);
     ledger_.erase({begin, end});
     refresh_segments();
   }
   // Rows [begin, end) hold other tokens now, the newest; rows that had been erased live again. Errors and cost: as erase().
   void overwrite(int begin, int end) {
     check_range(begin, end, "ClusterIndex::overwrite");
-    remove_from_clusters({begin, end}, nullptr);
+    remove_from_clusters({begin, end}, false);
     ledger_.overwrite({begin, end});
     refresh_segments();
   }
@@ -107,9 +107,7 @@ class ClusterIndex {
   // until append() clusters them again; the coordinates stay. Errors and cost: as erase().
   void invalidate(int begin, int end) {
     check_range(begin, end, "ClusterIndex::invalidate");
-    std::vector<int32_t> removed;
-    remove_from_clusters({begin, end}, &removed);
-    ledger_.put_back(removed);
+    remove_from_clusters({begin, end}, true);
     refresh_segments();
   }
 
@@ -276,9 +274,9 @@ class ClusterIndex {
     return tokens;
   }
 
-  // Takes the tokens of a range out of all clusters; they are added to `removed` if that is not null. What cannot be in a cluster any
-  // longer with them waits again: the other tokens of a segment that holds NaN or Inf, to find out whether it still does.
-  void remove_from_clusters(cpu::TokenRange range, std::vector<int32_t>* removed) {
+  // Takes the tokens of a range out of all clusters; with `wait` they wait again. So do the other tokens of a segment that holds NaN or
+  // Inf, to find out whether it still does.
+  void remove_from_clusters(cpu::TokenRange range, bool wait) {
     SharedSegments kept;
     std::vector<int32_t> waiting;
     for (const auto& segment : segments_) {
@@ -289,10 +287,8 @@ class ClusterIndex {
         continue;
       }
       const bool dissolves = std::any_of(segment->heads.begin(), segment->heads.end(), [](const auto& head) { return head.non_finite; });
-      for (const int32_t t : tokens) {
-        if (range.contains(t) && removed != nullptr) removed->push_back(t);
-        if (!range.contains(t) && dissolves) waiting.push_back(t);
-      }
+      for (const int32_t t : tokens)
+        if (range.contains(t) ? wait : dissolves) waiting.push_back(t);
       const auto rest = dissolves ? nullptr : cpu::erase_tokens(*segment, range, shape_.head_dim);
       if (rest != nullptr) kept.push_back(rest);
     }

@@ -28,14 +28,17 @@ inline void copy_code(const SegmentView& from, int64_t from_slot, int64_t to_slo
 // One KV head's clusters without the tokens of a range. Centroids, spreads and value means stay those of all the tokens that were there:
 // estimates, which the exact weights of what is read replace.
 inline HeadSegment erase_tokens(const HeadSegment& segment, TokenRange range, int head_dim) {
-  SegmentView from = segment.view();
+  const SegmentView from = segment.view();
   const SegmentSizes sizes = SegmentSizes::of(from, head_dim);
   HeadSegment out;
   out.num_clusters = segment.num_clusters;
   out.non_finite = segment.non_finite;
   out.moments = segment.moments;
-  HeadSegment::for_each_array(out, from, CopyArray(), sizes);
-  out.cluster_tokens.clear();
+  SegmentView unchanged = from;
+  unchanged.cluster_tokens = nullptr;
+  unchanged.codes = nullptr;
+  unchanged.code_scale = nullptr;
+  HeadSegment::for_each_array(out, unchanged, CopyArray(), sizes);
   std::vector<int64_t> kept;  // code slots
   for (int64_t j = 0; j < sizes.slots; ++j) {
     out.cluster_indptr[size_t(j)] = int32_t(out.cluster_tokens.size());

@@ -49,13 +49,12 @@ void for_each_index_option(Options& o, F&& f) {
 }
 
 inline void write_head(const HeadSegment& head, int head_dim, ByteWriter& out) {
-  HeadSegment names;  // the types of the arrays
   SegmentView view = head.view();
   out.put(int32_t{head.num_clusters});
   out.put(int32_t{head.non_finite});
   for (const float moment : {head.moments.spread, head.moments.mean_square, head.moments.code_scale, 0.0f}) out.put(moment);
   HeadSegment::for_each_array(
-      names, view, [&](auto&, auto pointer, int64_t count) { out.put_array(pointer, pointer == nullptr ? 0 : count); },
+      head, view, [&](const auto&, auto pointer, int64_t count) { out.put_array(pointer, pointer == nullptr ? 0 : count); },
       SegmentSizes::of(view, head_dim));
 }
 
