@@ -7,9 +7,8 @@
 #include <vector>
 
 #include "quorum/cpu/build_index.hpp"
-#include "tests/support/cache.hpp"
 #include "tests/support/near.hpp"
-#include "tests/support/random.hpp"
+#include "tests/support/segment_setup.hpp"
 #include "tests/support/tokens.hpp"
 
 using namespace quorum;
@@ -17,27 +16,10 @@ using namespace quorum::cpu;
 
 namespace {
 
-constexpr int kDim = 24;
+constexpr int kDim = test::SegmentSetup::kDim;
 
-// Clustered keys and values of one sequence of two KV heads.
-struct Setup {
-  AttentionShape shape{4, 2, kDim, 0.0f};
-  IndexOptions options;
-  test::ClusteredData data;
-  test::TestCache cache;
-  KvCacheView kv;
-  QueryMetric metric;
-
-  explicit Setup(int num_tokens)
-      : data(test::clustered_data({num_tokens, 2, 4, kDim, 40, 101})),
-        cache({num_tokens, 2, kDim, ElementType::f32, test::Layout::interleaved}, data.keys, data.values),
-        kv(cache.view()) {
-    options.cluster_size = 8;
-    metric.forward = RowMatrix::Identity(kDim, kDim);
-    metric.signs = random_signs(kDim, 1, 0);
-    metric.mean_key.assign(32, 0.0f);
-  }
-  BuildInput input() { return {&kv, &shape, &options}; }
+struct Setup : test::SegmentSetup {
+  explicit Setup(int num_tokens) : SegmentSetup(num_tokens, ElementType::f32, test::Layout::interleaved, 0.0f) { options.cluster_size = 8; }
   QueryView prompt() const { return QueryView::contiguous(data.queries.data(), 40, 4, kDim); }
 
   // One segment with coordinates that stay as they are.

@@ -3,33 +3,17 @@
 
 #include <doctest/doctest.h>
 
-#include "tests/support/cache.hpp"
-#include "tests/support/random.hpp"
+#include "tests/support/segment_setup.hpp"
 
 using namespace quorum;
 using namespace quorum::cpu;
 
 namespace {
 
-constexpr int kDim = 24;
+constexpr int kDim = test::SegmentSetup::kDim;
 
-struct Setup {
-  AttentionShape shape{4, 2, kDim, 0.0f};
-  IndexOptions options;
-  test::ClusteredData data;
-  test::TestCache cache;
-  KvCacheView kv;
-  QueryMetric metric;
-
-  explicit Setup(int num_tokens)
-      : data(test::clustered_data({num_tokens, 2, 4, kDim, 40, 101})),
-        cache({num_tokens, 2, kDim, ElementType::f16, test::Layout::hnd}, data.keys, data.values),
-        kv(cache.view()) {
-    metric.forward = RowMatrix::Identity(kDim, kDim);
-    metric.signs = random_signs(kDim, 1, 0);
-    metric.mean_key.assign(32, 0.1f);
-  }
-  BuildInput input() const { return {&kv, &shape, &options}; }
+struct Setup : test::SegmentSetup {
+  explicit Setup(int num_tokens) : SegmentSetup(num_tokens, ElementType::f16, test::Layout::hnd, 0.1f) {}
 };
 
 // Every second token, from the last to the first: tokens may come in any order.

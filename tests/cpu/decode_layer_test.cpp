@@ -25,15 +25,8 @@ MaskedSpec spec_of(float softcap, int window, bool sinks, bool codes = true) {
   return spec;
 }
 
-DecodeOptions options_of(float target) {
-  DecodeOptions options;
-  options.target_ratio = target;
-  options.dense_below = 0;
-  return options;
-}
-
 DecodeOptions read_everything(int num_tokens) {
-  DecodeOptions options = options_of(0.9f);
+  DecodeOptions options = test::sparse_options(0.9f);
   options.fixed_budget = num_tokens;
   options.candidate_coverage = 1.0f;
   return options;
@@ -57,7 +50,7 @@ TEST_CASE("soft-capping, windows and sinks, all combinations: densely and with e
             CAPTURE(codes);
             CAPTURE(rows);
             for (const int workers : {1, 2}) {
-              const auto dense = sequence.decode(options_of(1.0f), workers);
+              const auto dense = sequence.decode(test::sparse_options(1.0f), workers);
               CHECK(sequence.error(dense) <= sequence.tolerance());
               const auto sparse = sequence.decode(read_everything(spec.num_tokens), workers);
               CHECK(sequence.error(sparse) <= 2e-3);
@@ -69,7 +62,7 @@ TEST_CASE("soft-capping, windows and sinks, all combinations: densely and with e
 TEST_CASE("a window within dense_below is attended densely, and only it is read") {
   MaskedSpec spec = spec_of(0.0f, 200, false);
   const MaskedSequence sequence(spec);
-  DecodeOptions options = options_of(0.9f);
+  DecodeOptions options = test::sparse_options(0.9f);
   options.dense_below = 200;
   const auto result = sequence.decode(options);
   CHECK(sequence.error(result) <= sequence.tolerance());
@@ -90,7 +83,7 @@ TEST_CASE("with soft-capping targets are met: estimates are capped as scores are
         spec.num_tokens = 1500;
         spec.seed = seed;
         const MaskedSequence sequence(spec);
-        DecodeOptions options = options_of(0.8f);
+        DecodeOptions options = test::sparse_options(0.8f);
         options.tail = Tail::drop;
         options.unit = codes ? ReadUnit::tokens : ReadUnit::clusters;
         const auto result = sequence.decode(options);
@@ -112,7 +105,7 @@ TEST_CASE("with soft-capping targets are met: estimates are capped as scores are
 TEST_CASE("sinks change output and lse alone: reports are of the tokens") {
   for (const bool codes : {false, true}) {
     const MaskedSequence with(spec_of(0.0f, 0, true, codes)), without(spec_of(0.0f, 0, false, codes));
-    const auto sunk = with.decode(options_of(0.9f)), plain = without.decode(options_of(0.9f));
+    const auto sunk = with.decode(test::sparse_options(0.9f)), plain = without.decode(test::sparse_options(0.9f));
     for (int h = 0; h < 6; ++h) {
       const size_t at = size_t(h);
       CHECK(sunk.reports[at].tokens_read == plain.reports[at].tokens_read);
@@ -132,7 +125,7 @@ TEST_CASE("a sink far above all scores takes everything, smoothly") {
     for (const float logit : {-1e30f, 0.0f, 20.0f, 60.0f, 1000.0f, 1e30f}) {
       MaskedSpec spec = spec_of(0.0f, 0, false);
       spec.sinks.assign(6, logit);
-      const auto result = MaskedSequence(spec).decode(options_of(target));
+      const auto result = MaskedSequence(spec).decode(test::sparse_options(target));
       float size = 0.0f;
       for (const float x : result.output) size += x * x;
       CHECK(size <= previous);

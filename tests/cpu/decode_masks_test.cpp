@@ -28,13 +28,6 @@ MaskedSpec spec_of(int group, int rows, double density, bool codes) {
   return spec;
 }
 
-DecodeOptions options_of(float target) {
-  DecodeOptions options;
-  options.target_ratio = target;
-  options.dense_below = 0;
-  return options;
-}
-
 // The set that a row belongs to sees at least what the row sees.
 int visible_of_set(const MaskedSequence& sequence, const MaskedSpec& spec, int row) {
   return int(sequence.visible(spec.causal ? std::min(spec.num_rows - 1, row) : row).size());
@@ -56,7 +49,7 @@ TEST_CASE("target 1: dense attention over the visible tokens, for all groups, ro
           CAPTURE(density);
           CAPTURE(own_masks);
           for (const int workers : {1, 2, 3}) {
-            const auto result = sequence.decode(options_of(1.0f), workers);
+            const auto result = sequence.decode(test::sparse_options(1.0f), workers);
             REQUIRE(result.status == DecodeStatus::ok);
             CHECK(sequence.error(result) <= sequence.tolerance());
           }
@@ -76,7 +69,7 @@ TEST_CASE("everything read the sparse way: the same, and reports count visible t
             CAPTURE(rows);
             CAPTURE(density);
             CAPTURE(workers);
-            DecodeOptions options = options_of(0.9f);
+            DecodeOptions options = test::sparse_options(0.9f);
             options.fixed_budget = spec.num_tokens;
             options.candidate_coverage = 1.0f;
             const auto result = sequence.decode(options, workers);
@@ -108,7 +101,7 @@ TEST_CASE("the certificate is of the visible tokens: its bound holds at its stat
           built.emplace(spec);
         }
         const MaskedSequence& sequence = *built;
-        DecodeOptions options = options_of(0.9f);
+        DecodeOptions options = test::sparse_options(0.9f);
         options.tail = Tail::drop;  // lse is of what was read
         options.certificate.enabled = true;
         options.unit = codes ? ReadUnit::tokens : ReadUnit::clusters;
@@ -148,7 +141,7 @@ TEST_CASE("tails, target errors and own sets leave masked tokens out too") {
             spec.num_tokens = 1200;
             spec.own_masks = rows > 1;
             const MaskedSequence sequence(spec);
-            DecodeOptions options = options_of(0.95f);
+            DecodeOptions options = test::sparse_options(0.95f);
             options.tail = tail;
             if (by_error) options.target_error = 0.05f;
             const auto result = sequence.decode(options, workers);
@@ -174,7 +167,7 @@ TEST_CASE("select lists visible tokens only, sparse and dense") {
       const MaskedSpec spec = spec_of(4, 1, 0.5, codes);
       const MaskedSequence sequence(spec);
       SerialExecutor executor;
-      Decoder decoder(sequence.shape(), options_of(target), sequence.limits());
+      Decoder decoder(sequence.shape(), test::sparse_options(target), sequence.limits());
       std::vector<int32_t> tokens(700, -2);
       int32_t count = 0;
       const SequenceView view = sequence.view();
@@ -214,7 +207,7 @@ TEST_CASE("erased tokens are left out of dense rows and selections, also beyond 
   SerialExecutor executor;
   test::DecodeResult dense(sequence.shape(), 2), decoded(sequence.shape(), 2);
   dense_attention(sequence.shape(), sequence.query_view(), {&view, 1}, dense.out(), executor);
-  Decoder decoder(sequence.shape(), options_of(1.0f), sequence.limits());
+  Decoder decoder(sequence.shape(), test::sparse_options(1.0f), sequence.limits());
   REQUIRE(decoder.decode(sequence.query_view(), {&view, 1}, decoded.out(), decoded.reports, executor) == DecodeStatus::ok);
   CHECK(decoded.same_bits(dense));
   for (int r = 0; r < 2; ++r) {

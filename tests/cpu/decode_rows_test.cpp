@@ -14,14 +14,6 @@ using test::MaskedSpec;
 
 namespace {
 
-DecodeOptions options_of(float target, RowSets rows = RowSets::shared) {
-  DecodeOptions options;
-  options.target_ratio = target;
-  options.dense_below = 0;
-  options.rows = rows;
-  return options;
-}
-
 MaskedSpec spec_of(int group, int rows) {
   MaskedSpec spec;
   spec.shape = {2 * group, 2, 64, 0.0f};
@@ -45,12 +37,12 @@ TEST_CASE("own sets: each row is what a single query over the tokens it sees giv
       MaskedSpec spec = spec_of(3, 5);
       spec.codes = codes;
       const MaskedSequence sequence(spec);
-      const auto result = sequence.decode(options_of(0.9f, RowSets::own), workers);
+      const auto result = sequence.decode(test::sparse_options(0.9f, RowSets::own), workers);
       REQUIRE(result.status == DecodeStatus::ok);
       // As many items a call as there: which of them are shared by workers depends on it.
       for (int r = 0; r < 5; ++r) {
         ThreadExecutor executor(workers);
-        Decoder decoder(sequence.shape(), options_of(0.9f), sequence.limits(workers));
+        Decoder decoder(sequence.shape(), test::sparse_options(0.9f), sequence.limits(workers));
         test::DecodeResult single(sequence.shape(), 1);
         SequenceView view = sequence.view();
         const ClusterIndexView known = *view.index;
@@ -81,7 +73,7 @@ TEST_CASE("shared sets: every row attains its target about as surely as alone, t
         spec.codes = codes;
         spec.causal = causal;
         const MaskedSequence sequence(spec);
-        DecodeOptions options = options_of(0.9f);
+        DecodeOptions options = test::sparse_options(0.9f);
         options.tail = Tail::drop;
         options.unit = codes ? ReadUnit::tokens : ReadUnit::clusters;
         const auto shared = sequence.decode(options);
@@ -109,7 +101,7 @@ TEST_CASE("rows that a cluster would betray run one by one, and are right") {
     spec.window_tokens = 0;  // the newest tokens are in clusters
     spec.codes = codes;
     const MaskedSequence sequence(spec);
-    DecodeOptions options = options_of(0.9f);
+    DecodeOptions options = test::sparse_options(0.9f);
     options.fixed_budget = spec.num_tokens;
     options.candidate_coverage = 1.0f;
     const auto result = sequence.decode(options);
@@ -128,7 +120,7 @@ TEST_CASE("more rows than tokens: the first ones see nothing") {
   spec.num_tokens = 3;
   const MaskedSequence sequence(spec);
   for (const RowSets rows : {RowSets::shared, RowSets::own}) {
-    const auto result = sequence.decode(options_of(0.9f, rows));
+    const auto result = sequence.decode(test::sparse_options(0.9f, rows));
     REQUIRE(result.status == DecodeStatus::ok);
     CHECK(sequence.error(result) <= sequence.tolerance());
     CHECK(result.lse[0] == -kInfinity);
@@ -139,7 +131,7 @@ TEST_CASE("more rows than tokens: the first ones see nothing") {
 TEST_CASE("one set for each head: rows share it too") {
   MaskedSpec spec = spec_of(3, 4);
   const MaskedSequence sequence(spec);
-  DecodeOptions options = options_of(0.95f);
+  DecodeOptions options = test::sparse_options(0.95f);
   options.scope = SelectionScope::head;
   for (const int workers : {1, 2}) {
     const auto result = sequence.decode(options, workers);
@@ -170,7 +162,7 @@ TEST_CASE("beams share a prefix: merged with their suffixes it is attention over
   test::DecodeResult own(spec.shape, kBeams);
   dense_attention(spec.shape, prefix.query_view(), views, own.out(), executor);
   for (const float target : {1.0f, 0.95f}) {
-    auto shared = prefix.decode(options_of(target));
+    auto shared = prefix.decode(test::sparse_options(target));
     REQUIRE(shared.status == DecodeStatus::ok);
     merge_attention(shared.output.data(), shared.lse.data(), own.output.data(), own.lse.data(), kBeams * kHeads, 64, shared.output.data(),
                     shared.lse.data());
@@ -206,7 +198,7 @@ TEST_CASE("mistakes with rows are statuses") {
   DecodeLimits limits = sequence.limits();
   test::DecodeResult result(sequence.shape(), 3);
   const auto decode = [&](const SequenceView& view, const QueryView& queries, std::span<HeadReport> reports) {
-    Decoder decoder(sequence.shape(), options_of(0.9f), limits);
+    Decoder decoder(sequence.shape(), test::sparse_options(0.9f), limits);
     return decoder.decode(queries, {&view, 1}, result.out(), reports, executor);
   };
   SequenceView view = sequence.view();
@@ -221,7 +213,7 @@ TEST_CASE("mistakes with rows are statuses") {
   CHECK(decode(sequence.view(), sequence.query_view(), {}) == DecodeStatus::too_many_rows);
   limits.max_rows = 3;
   CHECK(result.untouched());
-  Decoder decoder(sequence.shape(), options_of(0.9f), limits);
+  Decoder decoder(sequence.shape(), test::sparse_options(0.9f), limits);
   std::vector<int32_t> tokens(2 * 900), counts(2);
   view = sequence.view();
   CHECK(decoder.select(sequence.query_view(), {&view, 1}, {tokens.data(), counts.data(), 900}, {}, executor) ==

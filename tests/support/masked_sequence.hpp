@@ -10,6 +10,15 @@
 
 namespace quorum::test {
 
+// A target at any length, with the other settings as they are by default.
+inline DecodeOptions sparse_options(float target, RowSets rows = RowSets::shared) {
+  DecodeOptions options;
+  options.target_ratio = target;
+  options.dense_below = 0;
+  options.rows = rows;
+  return options;
+}
+
 struct MaskedSpec {
   AttentionShape shape{4, 1, 64, 0.0f};
   int num_tokens = 700;
