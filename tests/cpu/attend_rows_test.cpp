@@ -126,9 +126,10 @@ TEST_CASE("attention over scattered tokens, split over a team") {
           std::copy_n(queries.data() + g * d, d, own.queries.row(g));
         }
         const Team team{nullptr, w, num_workers};
-        attend_rows(
+        clear_states(own, heads, d);
+        add_rows(
             row_kernels(ElementType::bf16, heads), cache.view(), 1, d, team.first(count), team.last(count),
-            [&](int i) { return tokens[size_t(i)]; }, own);
+            [&](int i) { return tokens[size_t(i)]; }, own, [](int, int) {});
       }
       const std::vector<int> list(tokens.begin(), tokens.begin() + count);
       for (int g = 0; g < heads; ++g) {

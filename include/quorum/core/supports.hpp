@@ -6,6 +6,14 @@
 
 namespace quorum {
 
+namespace cuda {
+
+// What kernels are compiled for.
+constexpr bool has_kernels(int head_dim) { return head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256; }
+constexpr bool has_kernels(ElementType kv_type) { return kv_type == ElementType::f16 || kv_type == ElementType::bf16; }
+
+}  // namespace cuda
+
 enum class Backend : uint8_t { cpu, cuda };
 
 // A layer and the way in which it is called.
@@ -38,9 +46,8 @@ inline const char* unsupported_reason(const AttentionFeatures& f, Backend backen
   if (f.encoder) return "encoder: attention without a KV cache is not supported";
   if (f.num_rows < 1 || f.num_rows > 1024) return "num_rows: 1 to 1024 query rows of a sequence are supported, prefill is not";
   if (backend == Backend::cpu) return nullptr;
-  if (shape.head_dim != 64 && shape.head_dim != 96 && shape.head_dim != 128 && shape.head_dim != 256)
-    return "shape: head_dim must be 64, 96, 128 or 256 on this device";
-  if (f.kv_type != ElementType::f16 && f.kv_type != ElementType::bf16) return "kv_type: must be f16 or bf16 on this device";
+  if (!cuda::has_kernels(shape.head_dim)) return "shape: head_dim must be 64, 96, 128 or 256 on this device";
+  if (!cuda::has_kernels(f.kv_type)) return "kv_type: must be f16 or bf16 on this device";
   if (f.num_rows != 1) return "num_rows: only one query row a sequence is supported on this device";
   if (f.mask) return "mask: masks are not supported on this device";
   if (shape.logit_softcap != 0.0f) return "shape: logit_softcap is not supported on this device, it must be 0";

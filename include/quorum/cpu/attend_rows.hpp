@@ -130,14 +130,6 @@ void add_rows(const RowKernels& kernels, const KvCacheView& cache, int kv_head, 
   }
 }
 
-// Attention of a group over tokens token_at(i), i in [first, last), alone.
-template <class TokenAt>
-void attend_rows(const RowKernels& kernels, const KvCacheView& kv, int kv_head, int head_dim, int first, int last, TokenAt&& token_at,
-                 WorkerScratch& scratch) {
-  clear_states(scratch, kernels.num_heads, head_dim);
-  add_rows(kernels, kv, kv_head, head_dim, first, last, token_at, scratch, [](int, int) {});
-}
-
 // Joins the team's partial results of one head, columns [first, last), and writes output = share * accumulated / sum. No tokens: zeros.
 inline AttentionState merge_states(const WorkerScratch* workers, int num_workers, int head) {
   AttentionState all;

@@ -98,9 +98,6 @@ inline void add_diagonal_variance(const HeadTask& task, const SegmentView& segme
 inline const float* visible_sizes(const HeadTask& task, const ClusterHeadView& head, int block) {
   return task.filters_clusters ? task.shared->visible_size + int64_t(block) * kClusterBlock : block_sizes(head, block);
 }
-inline int visible_size(const HeadTask& task, const ClusterHeadView& head, int cluster) {
-  return int(visible_sizes(task, head, cluster / kClusterBlock)[cluster % kClusterBlock]);
-}
 
 // Counts the tokens of blocks [first, last) that the task sees. Cost: a pass over the clusters' lists of tokens, 4 bytes each.
 inline void count_visible(const HeadTask& task, const ClusterHeadView& head, int first, int last) {

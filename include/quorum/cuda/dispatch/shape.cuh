@@ -3,14 +3,9 @@
 
 #include <type_traits>
 
-#include "quorum/core/element.hpp"
-#include "quorum/core/shape.hpp"
+#include "quorum/core/supports.hpp"
 
 namespace quorum::cuda {
-
-// What kernels are compiled for.
-constexpr bool has_kernels(int head_dim) { return head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256; }
-constexpr bool has_kernels(ElementType kv_type) { return kv_type == ElementType::f16 || kv_type == ElementType::bf16; }
 
 // Calls run(head_dim, head_tiles) with both as integral constants; a head tile is 8 query heads. Returns what run returns.
 template <class Run>
