@@ -1,9 +1,6 @@
-// What building holds in memory, counted, against what build_bytes() and kmeans_bytes() promise. The standard library takes memory by
-// operator new, Eigen by malloc: this file replaces malloc itself, for the whole test program.
+// What building holds in memory, counted, against what build_bytes() and kmeans_bytes() promise.
 #include <doctest/doctest.h>
 
-#include <atomic>
-#include <cerrno>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -11,82 +8,9 @@
 
 #include "quorum/cpu/cluster_index.hpp"
 #include "tests/support/cache.hpp"
+#include "tests/support/held_memory.hpp"
 #include "tests/support/random.hpp"
 #include "tests/support/skip.hpp"
-
-// Sanitizers bring their own malloc, and other C libraries than glibc have no second name for theirs.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define QUORUM_COUNT_MALLOC 0
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define QUORUM_COUNT_MALLOC 0
-#endif
-#endif
-#if !defined(QUORUM_COUNT_MALLOC)
-#if defined(__GLIBC__)
-#define QUORUM_COUNT_MALLOC 1
-#else
-#define QUORUM_COUNT_MALLOC 0
-#endif
-#endif
-
-namespace {
-
-std::atomic<int64_t> held{0}, most{0};
-
-}  // namespace
-
-#if QUORUM_COUNT_MALLOC
-#include <malloc.h>
-
-extern "C" {
-void* __libc_malloc(size_t size);
-void* __libc_calloc(size_t count, size_t size);
-void* __libc_realloc(void* pointer, size_t size);
-void* __libc_memalign(size_t alignment, size_t size);
-void __libc_free(void* pointer);
-}
-
-namespace {
-
-void* taken(void* pointer) noexcept {
-  if (pointer == nullptr) return nullptr;
-  const int64_t bytes = int64_t(malloc_usable_size(pointer));
-  const int64_t now = held.fetch_add(bytes, std::memory_order_relaxed) + bytes;
-  int64_t largest = most.load(std::memory_order_relaxed);
-  while (now > largest && !most.compare_exchange_weak(largest, now, std::memory_order_relaxed)) {
-  }
-  return pointer;
-}
-void given_back(void* pointer) noexcept {
-  if (pointer != nullptr) held.fetch_sub(int64_t(malloc_usable_size(pointer)), std::memory_order_relaxed);
-}
-
-}  // namespace
-
-extern "C" {
-void* malloc(size_t size) noexcept { return taken(__libc_malloc(size)); }
-void* calloc(size_t count, size_t size) noexcept { return taken(__libc_calloc(count, size)); }
-void* realloc(void* pointer, size_t size) noexcept {
-  given_back(pointer);
-  void* moved = __libc_realloc(pointer, size);
-  if (moved == nullptr && size > 0) taken(pointer);  // what it was is still there
-  return taken(moved);
-}
-void* memalign(size_t alignment, size_t size) noexcept { return taken(__libc_memalign(alignment, size)); }
-void* aligned_alloc(size_t alignment, size_t size) noexcept { return taken(__libc_memalign(alignment, size)); }
-int posix_memalign(void** out, size_t alignment, size_t size) noexcept {
-  void* pointer = taken(__libc_memalign(alignment, size));
-  if (pointer == nullptr) return ENOMEM;
-  *out = pointer;
-  return 0;
-}
-void free(void* pointer) noexcept {
-  given_back(pointer);
-  __libc_free(pointer);
-}
-}
-#endif
 
 using namespace quorum;
 
@@ -95,14 +19,14 @@ namespace {
 // Most bytes held during `call` beyond those held before.
 template <class Call>
 int64_t peak_of(Call&& call) {
-  const int64_t before = held.load();
-  most.store(before);
+  const int64_t before = test::held_memory();
+  test::forget_most_held_memory();
   call();
-  return most.load() - before;
+  return test::most_held_memory() - before;
 }
 
 bool can_count() {
-  if (QUORUM_COUNT_MALLOC) return true;
+  if (test::counts_held_memory()) return true;
   test::skip("memory cannot be counted here: a sanitizer, or a C library other than glibc");
   return false;
 }
@@ -160,11 +84,11 @@ TEST_CASE("the counter counts") {
           const std::vector<float> x(50000);
           pointer = const_cast<float*>(x.data());
         }) >= 200000);
-  const int64_t before = held.load();
+  const int64_t before = test::held_memory();
   pointer = std::malloc(5000);
-  CHECK(held.load() - before >= 5000);
+  CHECK(test::held_memory() - before >= 5000);
   std::free(pointer);
-  CHECK(held.load() == before);
+  CHECK(test::held_memory() == before);
 }
 
 TEST_CASE("k-means holds no more than kmeans_bytes, and not much less") {
@@ -235,21 +159,21 @@ TEST_CASE("bytes() is what an index keeps allocated, but for lists, tables and t
                                 test::gaussian_floats(int64_t(n) * num_kv_heads * 64, 5),
                                 test::gaussian_floats(int64_t(n) * num_kv_heads * 64, 6));
     ThreadExecutor executor(2);
-    const int64_t before = held.load();
+    const int64_t before = test::held_memory();
     ClusterIndex index(shape, {});
     index.build(cache.view(), executor);
     const auto check = [&](const char* when) {
-      const double own = double(held.load() - before), bytes = double(index.bytes());
+      const double own = double(test::held_memory() - before), bytes = double(index.bytes());
       CAPTURE(when);
       CHECK(own >= bytes);
       // A block that starts on a huge page reserves addresses on both sides, which nobody touches.
       CHECK(own <= 1.02 * bytes + 64 * 1024 + (bytes >= double(kHugePage) ? 3.0 * double(kHugePage) : 0.0));
     };
     check("built");
-    const int64_t with_index = held.load();
+    const int64_t with_index = test::held_memory();
     {
       const ClusterIndex fork = index;
-      CHECK(held.load() - with_index <= 16 * 1024);
+      CHECK(test::held_memory() - with_index <= 16 * 1024);
     }
     index.erase(100, 1900);
     check("erased");

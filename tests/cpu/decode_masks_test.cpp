@@ -60,10 +60,10 @@ TEST_CASE("everything read the sparse way: the same, and reports count visible t
   for (const bool codes : {false, true})
     for (const int group : {1, 4, 16})
       for (const int rows : {1, 2, 5})
-        for (const double density : kDensities)
+        for (const double density : kDensities) {
+          const MaskedSpec spec = spec_of(group, rows, density, codes);
+          const MaskedSequence sequence(spec);
           for (const int workers : {1, 2, 3}) {
-            const MaskedSpec spec = spec_of(group, rows, density, codes);
-            const MaskedSequence sequence(spec);
             CAPTURE(codes);
             CAPTURE(group);
             CAPTURE(rows);
@@ -84,6 +84,7 @@ TEST_CASE("everything read the sparse way: the same, and reports count visible t
                 CHECK(report.bytes_dense <= int64_t(256) * visible_of_set(sequence, spec, rows - 1));
               }
           }
+        }
 }
 
 TEST_CASE("the certificate is of the visible tokens: its bound holds at its stated rate, and the rest's draws hit no masked one") {
@@ -132,15 +133,15 @@ TEST_CASE("the certificate is of the visible tokens: its bound holds at its stat
 
 TEST_CASE("tails, target errors and own sets leave masked tokens out too") {
   for (const bool codes : {false, true})
-    for (const Tail tail : {Tail::drop, Tail::estimated, Tail::calibrated})
-      for (const int rows : {1, 3})
+    for (const int rows : {1, 3}) {
+      MaskedSpec spec = spec_of(4, rows, 0.5, codes);
+      spec.num_tokens = 1200;
+      spec.own_masks = rows > 1;
+      const MaskedSequence sequence(spec);
+      for (const Tail tail : {Tail::drop, Tail::estimated, Tail::calibrated})
         for (const bool by_error : {false, true})
           for (const int workers : {1, 3}) {
             if (by_error && !codes) continue;
-            MaskedSpec spec = spec_of(4, rows, 0.5, codes);
-            spec.num_tokens = 1200;
-            spec.own_masks = rows > 1;
-            const MaskedSequence sequence(spec);
             DecodeOptions options = test::sparse_options(0.95f);
             options.tail = tail;
             if (by_error) options.target_error = 0.05f;
@@ -159,6 +160,7 @@ TEST_CASE("tails, target errors and own sets leave masked tokens out too") {
             CAPTURE(by_error);
             CHECK(std::sqrt(error / norm) <= (by_error ? 0.25 : 0.12));
           }
+    }
 }
 
 TEST_CASE("select lists visible tokens only, sparse and dense") {
