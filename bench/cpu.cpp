@@ -2,7 +2,9 @@
 //
 //   bash bench/run.sh cpu [--benchmark_filter=gemma]
 // Whole clusters of about 16 tokens, but for the benchmarks in /codes/: single tokens by residual codes, as the defaults have it.
-// A benchmark's time is the median over steps, each on cold caches. Threads 1 and 2, or what QUORUM_BENCH_THREADS says.
+// A benchmark's time is the median over steps, each on cold caches: nothing is left of data, scratch memory and code. In /codes/turns/
+// steps go round many copies of cache and index instead: data is cold, the decoder warm, as between the layers of a small model. Threads 1
+// and 2, or what QUORUM_BENCH_THREADS says.
 #include <benchmark/benchmark.h>
 
 #include <array>
@@ -102,25 +104,33 @@ double row_bandwidth(Executor& executor, int row_bytes) {
   return double(kRows) * row_bytes / median(seconds);
 }
 
+// Copies of a workload's cache that steps take in turn, so that each is out of the caches again when it is read next.
+int copies_for_turns(const Workload& workload) {
+  const int64_t bytes = int64_t(workload.kv.num_tokens) * workload.shape.num_kv_heads * workload.shape.head_dim * 4;
+  return int(std::clamp<int64_t>((int64_t(1400) << 20) / bytes, 3, 200));
+}
+
 // Everything that benchmarks of one workload and thread count share; one at a time is kept.
 class Session {
  public:
-  Session(std::shared_ptr<Workload> workload, int threads, int batch)
+  Session(std::shared_ptr<Workload> workload, int threads, int batch, bool turns)
       : workload_(std::move(workload)),
         batch_(batch),
+        turns_(turns ? copies_for_turns(*workload_) : 1),
         executor_(threads),
         bandwidth_(read_bandwidth(executor_)),
         output_(make_output()),
         truth_(make_output()) {
     // Each sequence of a batch has memory and an index of its own; the content is the same.
-    caches_.assign(size_t(batch), workload_->kv);
-    for (int i = 1; i < batch; ++i) caches_[size_t(i)] = bench::copy_cache(workload_->kv, workload_->shape, copies_);
+    caches_.assign(size_t(batch * turns_), workload_->kv);
+    for (int i = 1; i < batch * turns_; ++i) caches_[size_t(i)] = bench::copy_cache(workload_->kv, workload_->shape, copies_);
   }
 
   double bandwidth() const { return bandwidth_; }
   const Workload& workload() const { return *workload_; }
   Executor& executor() { return executor_; }
   int batch() const { return batch_; }
+  bool turns() const { return turns_ > 1; }
   int num_steps() const { return int(workload_->visible_tokens.size()) - batch_ + 1; }  // a step takes the next `batch` queries
   int64_t kv_bytes(int query) const {
     return int64_t(workload_->visible_tokens[size_t(query)]) * workload_->shape.num_kv_heads * workload_->shape.head_dim * 4 * batch_;
@@ -137,26 +147,29 @@ class Session {
     if (!codes) options.cluster_size = 16;
     const QueryView* queries = workload_->prompt_queries ? &*workload_->prompt_queries : nullptr;
     indexes_.assign(size_t(batch_), ClusterIndex(workload_->shape, options));
+    indexes_.reserve(size_t(batch_ * turns_));
     std::vector<double> seconds;
     for (int i = 0; i < batch_; ++i)
       seconds.push_back(
           seconds_of([&] { indexes_[size_t(i)].build(caches_[size_t(i)].first(workload_->indexed_tokens), queries, executor_); }));
+    const std::vector<std::byte> first = turns() ? indexes_[0].save() : std::vector<std::byte>();
+    while (indexes_.size() < caches_.size()) indexes_.push_back(ClusterIndex::load(workload_->shape, first));
     return median(seconds);
   }
 
   // Time of one dense step on cold caches.
   double dense_step(int query) {
     std::vector<KvCacheView> kv;
-    for (const KvCacheView& cache : caches_) kv.push_back(cache.first(workload_->visible_tokens[size_t(query)]));
-    cold_.clean(executor_);
+    const int first = next_turn(turns_ / 2);
+    for (int i = 0; i < batch_; ++i) kv.push_back(caches_[size_t(first + i)].first(workload_->visible_tokens[size_t(query)]));
     return seconds_of([&] { dense_attention(workload_->shape, workload_->query(query, batch_), kv, {truth_.data(), nullptr}, executor_); });
   }
   // Time of one sparse step on cold caches.
   double sparse_step(Decoder& decoder, int query, std::vector<HeadReport>& reports) {
     std::vector<SequenceView> sequences;
+    const int first = next_turn(0);
     for (int i = 0; i < batch_; ++i)
-      sequences.push_back({caches_[size_t(i)].first(workload_->visible_tokens[size_t(query)]), &index(codes_, i).view()});
-    cold_.clean(executor_);
+      sequences.push_back({caches_[size_t(first + i)].first(workload_->visible_tokens[size_t(query)]), &index(codes_, first + i).view()});
     DecodeStatus status = DecodeStatus::ok;
     const double seconds = seconds_of([&] {
       status = decoder.decode(workload_->query(query, batch_), sequences, {output_.data(), nullptr}, reports, executor_);
@@ -170,18 +183,26 @@ class Session {
   }
 
  private:
+  // Makes the caches cold and returns the first sequence of the next turn. ahead: how many turns after this one's.
+  int next_turn(int ahead) {
+    if (turns_ == 1) cold_.clean(executor_);
+    turn_ = (turn_ + 1) % turns_;
+    return (turn_ + ahead) % turns_ * batch_;
+  }
   std::vector<float> make_output() const {
     return std::vector<float>(size_t(batch_) * size_t(workload_->shape.num_qo_heads * workload_->shape.head_dim));
   }
 
   std::shared_ptr<Workload> workload_;
   int batch_;
+  int turns_;
+  int turn_ = 0;
   ThreadExecutor executor_;
   bench::ColdCaches cold_;
   double bandwidth_;
-  std::vector<KvCacheView> caches_;  // [batch]
+  std::vector<KvCacheView> caches_;  // [turns][batch]
   std::vector<std::shared_ptr<void>> copies_;
-  std::vector<ClusterIndex> indexes_;  // [batch], empty before build()
+  std::vector<ClusterIndex> indexes_;  // [turns][batch], empty before build()
   bool codes_ = false;                 // of the indexes
   std::vector<float> output_, truth_;
 };
@@ -191,7 +212,7 @@ class Sessions {
  public:
   using Maker = std::function<Workload()>;
   void add(const std::string& name, Maker maker) { makers_[name] = std::move(maker); }
-  Session& get(const std::string& name, int threads, int batch = 1) {
+  Session& get(const std::string& name, int threads, int batch = 1, bool turns = false) {
     if (!workload_ || workload_->name != name) {
       session_.reset();
       workload_.reset();
@@ -200,9 +221,9 @@ class Sessions {
       true_share_ = bench::true_share(*workload_, 0.9);
       std::fprintf(stderr, "  90 %% of the weight is in %.2f %% of the tokens\n", 100.0 * true_share_);
     }
-    if (!session_ || threads_ != threads || session_->batch() != batch) {
+    if (!session_ || threads_ != threads || session_->batch() != batch || session_->turns() != turns) {
       session_.reset();
-      session_ = std::make_unique<Session>(workload_, threads, batch);
+      session_ = std::make_unique<Session>(workload_, threads, batch, turns);
       threads_ = threads;
     }
     return *session_;
@@ -233,15 +254,19 @@ struct Setting {
   int batch = 1;
   float target = 0.9f;
   int budget_percent = 0;           // of the tokens, instead of the target
+  int budget_part = 0;              // one in so many tokens, instead of either
   int dense_below = -1;             // the default if negative
   bool codes = false;               // single tokens by residual codes, else whole clusters
   float target_error = 0.0f;        // if positive, instead of the target
   float candidate_coverage = 0.0f;  // as in DecodeOptions
+  bool turns = false;               // data alone is cold
 
   std::string label() const {
     char text[32];
     if (target_error > 0.0f)
       std::snprintf(text, sizeof(text), "error_%.2f", double(target_error));
+    else if (budget_part > 0)
+      std::snprintf(text, sizeof(text), "budget_1_in_%d", budget_part);
     else if (budget_percent > 0)
       std::snprintf(text, sizeof(text), "budget_%d_percent", budget_percent);
     else
@@ -249,7 +274,8 @@ struct Setting {
     return text;
   }
   // Of the benchmark's name, before the label.
-  std::string prefix() const { return codes ? "codes/" : ""; }
+  std::string prefix() const { return codes ? turns ? "codes/turns/" : "codes/" : ""; }
+  Session& session() const { return sessions.get(workload, threads, batch, turns); }
   std::string suffix() const { return batch > 1 ? "/batch:" + std::to_string(batch) : ""; }
   Decoder decoder(Session& session) const {
     const Workload& input = session.workload();
@@ -259,6 +285,7 @@ struct Setting {
     options.unit = codes ? ReadUnit::tokens : ReadUnit::clusters;
     options.candidate_coverage = candidate_coverage;
     options.fixed_budget = int(int64_t(input.kv.num_tokens) * budget_percent / 100);
+    if (budget_part > 0) options.fixed_budget = input.kv.num_tokens / budget_part;
     if (dense_below >= 0) options.dense_below = dense_below;
     return Decoder(input.shape, options, {batch, input.kv.num_tokens, session.index(codes).num_cluster_slots(), threads});
   }
@@ -271,7 +298,7 @@ struct Measured {
 };
 
 Measured measure(const Setting& setting) {
-  Session& session = sessions.get(setting.workload, setting.threads, setting.batch);
+  Session& session = setting.session();
   const Workload& input = session.workload();
   Decoder decoder = setting.decoder(session);
   std::vector<HeadReport> reports(size_t(setting.batch * input.shape.num_qo_heads));
@@ -311,7 +338,7 @@ void report_sparse(benchmark::State& state, const Measured& measured, double ban
 }
 
 void run_dense(benchmark::State& state, const Setting& setting) {
-  Session& session = sessions.get(setting.workload, setting.threads, setting.batch);
+  Session& session = setting.session();
   for (auto _ : state) {
     std::vector<double> seconds;
     for (int step = 0; step < kSteps; ++step) seconds.push_back(session.dense_step(step % session.num_steps()));
@@ -323,7 +350,7 @@ void run_dense(benchmark::State& state, const Setting& setting) {
 void run_sparse(benchmark::State& state, const Setting& setting) {
   for (auto _ : state) {
     const Measured measured = measure(setting);
-    report_sparse(state, measured, sessions.get(setting.workload, setting.threads, setting.batch).bandwidth());
+    report_sparse(state, measured, setting.session().bandwidth());
     state.counters["tokens_for_90_percent"] = sessions.true_share();
   }
 }
@@ -343,7 +370,7 @@ void run_layers(benchmark::State& state, std::vector<Setting> layers) {
       sum.coded += one.coded / double(layers.size());
       sum.error += one.error / double(layers.size());
       gains += one.dense / one.sparse / double(layers.size());
-      bandwidth += sessions.get(layer.workload, layer.threads).bandwidth() / double(layers.size());
+      bandwidth += layer.session().bandwidth() / double(layers.size());
     }
     report_sparse(state, sum, bandwidth);
     state.counters["mean_speedup"] = gains;
@@ -355,7 +382,7 @@ void run_stage(benchmark::State& state, const Setting& setting, double StageTime
   static std::map<std::string, StageTimes> known;  // a run gives all six
   const std::string key = setting.workload + setting.prefix() + setting.label() + setting.suffix() + std::to_string(setting.threads);
   if (known.count(key) == 0) {
-    Session& session = sessions.get(setting.workload, setting.threads, setting.batch);
+    Session& session = setting.session();
     Decoder decoder = setting.decoder(session);
     std::vector<HeadReport> reports(size_t(setting.batch * session.workload().shape.num_qo_heads));
     decoder.record_stage_times(true);
@@ -444,7 +471,7 @@ void add_sparse(const Setting& setting) {
 
 // Coverage that makes about a tenth of the tokens candidates for the budget, by bisection; said on stderr.
 float tenth_coverage(Setting setting) {
-  Session& session = sessions.get(setting.workload, setting.threads, setting.batch);
+  Session& session = setting.session();
   const Workload& input = session.workload();
   std::vector<HeadReport> reports(size_t(setting.batch * input.shape.num_qo_heads));
   const auto coded_share = [&](float coverage) {
@@ -470,26 +497,38 @@ void add_codes(Setting setting, bool generated) {
   setting.codes = true;
   if (generated) {
     setting.budget_percent = 1;
-    const auto chosen = [setting] {
-      static std::map<std::string, float> known;
-      if (known.count(setting.workload) == 0) known[setting.workload] = tenth_coverage(setting);
-      Setting with = setting;
-      with.candidate_coverage = known[setting.workload];
-      return with;
-    };
-    add_benchmark("sparse/" + setting.workload + "/" + setting.prefix() + setting.label(), setting.threads,
-                  [chosen](benchmark::State& state) {
-                    const Setting with = chosen();
-                    run_sparse(state, with);
-                    state.counters["candidate_coverage"] = double(with.candidate_coverage);
-                  });
-    add_stages(setting, chosen);
+    for (const bool turns : {false, true}) {
+      setting.turns = turns;
+      const auto chosen = [setting] {
+        static std::map<std::string, float> known;
+        if (known.count(setting.workload) == 0) known[setting.workload] = tenth_coverage(setting);
+        Setting with = setting;
+        with.candidate_coverage = known[setting.workload];
+        return with;
+      };
+      add_benchmark("sparse/" + setting.workload + "/" + setting.prefix() + setting.label(), setting.threads,
+                    [chosen](benchmark::State& state) {
+                      const Setting with = chosen();
+                      run_sparse(state, with);
+                      state.counters["candidate_coverage"] = double(with.candidate_coverage);
+                    });
+      add_stages(setting, chosen);
+    }
     return;
   }
-  for (const float error : kTargetErrors) {
-    setting.target_error = error;
-    add_sparse(setting);
-    if (error == 0.05f) add_stages(setting);
+  for (const bool turns : {false, true}) {
+    setting.turns = turns;
+    for (const float error : kTargetErrors) {
+      setting.target_error = error;
+      add_sparse(setting);
+      if (error == 0.05f) add_stages(setting);
+    }
+    Setting budget = setting;
+    budget.target_error = 0.0f;
+    budget.budget_part = 128;
+    budget.candidate_coverage = 0.9f;
+    add_sparse(budget);
+    add_stages(budget);
   }
 }
 

@@ -33,6 +33,17 @@ inline void add_block(KeyHistogram histogram, int num_heads, const uint16_t* buc
   for (int i = 0; i < count; ++i) ++histogram.counts[buckets[i]];
 }
 
+// Buckets that are passed over together if nobody has put anything there: most of them lie outside the range of the keys.
+inline constexpr int kEmptyRun = 8;
+inline bool all_empty(const HeadTask& task, KeyHistogram WorkerScratch::*histogram, int first) {
+  int32_t any = 0;
+  for (int w = 0; w < task.team.num_workers; ++w) {
+    const int32_t* counts = (task.workers[w].*histogram).counts + first;
+    for (int i = 0; i < kEmptyRun; ++i) any |= counts[i];
+  }
+  return any == 0;
+}
+
 // Goes on from `from` to the first threshold at which the chosen entries of all workers are enough(chosen), or stops before the one that
 // would choose more than max_count; the last bucket is never chosen. Caller: a barrier since the histograms were filled. Determinism: every
 // worker of a team gets the same.
@@ -40,6 +51,8 @@ template <class Enough>
 Threshold next_threshold(const HeadTask& task, KeyHistogram WorkerScratch::*histogram, Threshold from, int64_t max_count, Enough&& enough) {
   const int row = bucket_row(task.num_heads);
   while (from.bucket < kNumKeyBuckets - 2 && !enough(from.chosen)) {
+    while (from.bucket + kEmptyRun < kNumKeyBuckets - 2 && all_empty(task, histogram, from.bucket + 1)) from.bucket += kEmptyRun;
+    if (from.bucket == kNumKeyBuckets - 2) break;
     const int bucket = from.bucket + 1;
     int64_t count = 0;
     for (int w = 0; w < task.team.num_workers; ++w) count += (task.workers[w].*histogram).counts[bucket];

@@ -83,17 +83,25 @@ template <int G>
 void int8_dot_block(const uint8_t* block, const int8_t* queries, int query_stride, int head_dim, int32_t* dots) {
 #if defined(__AVX512VNNI__) && defined(__AVX512F__) && !defined(QUORUM_SCALAR)
   // vpdpbusd: 64 unsigned times signed products summed by fours into int32, no intermediate saturation.
-  __m512i sums[G];
-  for (int g = 0; g < G; ++g) sums[g] = _mm512_setzero_si512();
-  for (int c = 0; c < head_dim; c += 4) {
+  __m512i sums[G], odd_sums[G];  // two chains a head: one would wait for itself
+  for (int g = 0; g < G; ++g) sums[g] = odd_sums[g] = _mm512_setzero_si512();
+  const auto add = [&](int c, __m512i(&to)[G]) {
     const __m512i bytes = _mm512_loadu_si512(block + int64_t(c) * 16);
     for (int g = 0; g < G; ++g) {
       int32_t four;
       std::memcpy(&four, queries + int64_t(g) * query_stride + c, 4);
-      sums[g] = _mm512_dpbusd_epi32(sums[g], bytes, _mm512_set1_epi32(four));
+      to[g] = _mm512_dpbusd_epi32(to[g], bytes, _mm512_set1_epi32(four));
     }
+  };
+  int c = 0;
+  for (; c + 16 <= head_dim; c += 16) {
+    add(c, sums);
+    add(c + 4, odd_sums);
+    add(c + 8, sums);
+    add(c + 12, odd_sums);
   }
-  for (int g = 0; g < G; ++g) _mm512_storeu_si512(dots + g * 16, sums[g]);
+  for (; c < head_dim; c += 4) add(c, sums);
+  for (int g = 0; g < G; ++g) _mm512_storeu_si512(dots + g * 16, _mm512_add_epi32(sums[g], odd_sums[g]));
 #elif defined(__AVX2__) && !defined(QUORUM_SCALAR)
   // vpmaddubsw would saturate (2 * 255 * 127 > 2^15), so bytes are widened to 16 bits first: exact, half the rate. Eight lanes a pass:
   // the sums of four heads for all sixteen would not fit the registers.

@@ -1,6 +1,9 @@
 // Dot products of queries with the signs of residual codes, by look-ups in tables of sums of four. All paths give the same integers.
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "quorum/core/residual_code.hpp"
 #include "quorum/cpu/simd/transform.hpp"
 
@@ -55,28 +58,59 @@ QUORUM_ALWAYS_INLINE __m256i two_tables(const uint8_t* tables, int first, int se
 }
 #endif
 
+#if defined(__AVX512VBMI__) && defined(__AVX512VNNI__) && !defined(QUORUM_SCALAR)
+// One line of codes for all heads. vpermb looks 64 bytes up in a table of 64: the byte's place in its four chooses one of four tables.
+// vpdpbusd with ones adds the four.
+template <int G>
+QUORUM_ALWAYS_INLINE void scan_code_line(const uint8_t* codes, int line, const uint8_t* tables, int table_stride, __m512i (&low_sums)[G],
+                                         __m512i (&high_sums)[G]) {
+  const __m512i half = _mm512_set1_epi8(0x0f), table = _mm512_set1_epi32(0x30201000), ones = _mm512_set1_epi8(1);
+  const __m512i bytes = _mm512_loadu_si512(codes + line * kCodeLineBytes);
+  const __m512i low = _mm512_ternarylogic_epi32(bytes, half, table, 0xea);  // (bytes & half) | table
+  const __m512i high = _mm512_ternarylogic_epi32(_mm512_srli_epi32(bytes, 4), half, table, 0xea);
+  for (int g = 0; g < G; ++g) {
+    const uint8_t* own = tables + int64_t(g) * table_stride + line * 128;
+    low_sums[g] = _mm512_dpbusd_epi32(low_sums[g], _mm512_permutexvar_epi8(low, _mm512_loadu_si512(own)), ones);
+    high_sums[g] = _mm512_dpbusd_epi32(high_sums[g], _mm512_permutexvar_epi8(high, _mm512_loadu_si512(own + 64)), ones);
+  }
+}
+#endif
+
+// Calls f(std::integral_constant<int, lines>) where the number of lines is a usual one, else f with 0: known to the compiler, a block's
+// loop over them vanishes, which halves its time.
+template <class F>
+QUORUM_ALWAYS_INLINE void for_code_lines(int lines, F&& f) {
+  switch (lines) {
+    case 2:
+      return f(std::integral_constant<int, 2>{});
+    case 4:
+      return f(std::integral_constant<int, 4>{});
+    case 8:
+      return f(std::integral_constant<int, 8>{});
+    default:
+      return f(std::integral_constant<int, 0>{});
+  }
+}
+
 // sums[g * 16 + lane] = sum over all half bytes of the token's code of the table's entry, exact in int32, for G query heads.
 //
-// Shapes: codes [lines][16][4] bytes; tables [G][table_stride], see code_table_bytes(). Cost: codes read once for all heads; a block that
-// is needed later is asked for line by line.
-template <int G>
-void scan_code_block(const uint8_t* codes, int lines, const uint8_t* tables, int table_stride, int32_t* sums, const uint8_t* later) {
+// Shapes: codes [lines][16][4] bytes; tables [G][table_stride], see code_table_bytes(); kLines: `lines` if it is known, else 0. Cost: codes
+// read once for all heads; a block that is needed later is asked for line by line.
+template <int G, int kLines = 0>
+QUORUM_ALWAYS_INLINE void scan_code_block(const uint8_t* codes, int lines, const uint8_t* tables, int table_stride, int32_t* sums,
+                                          const uint8_t* later) {
 #if defined(__AVX512VBMI__) && defined(__AVX512VNNI__) && !defined(QUORUM_SCALAR)
-  // vpermb looks 64 bytes up in a table of 64: the byte's place in its four chooses one of four tables. vpdpbusd with ones adds the four.
-  const __m512i half = _mm512_set1_epi8(0x0f), table = _mm512_set1_epi32(0x30201000), ones = _mm512_set1_epi8(1);
   __m512i low_sums[G], high_sums[G];
   for (int g = 0; g < G; ++g) low_sums[g] = high_sums[g] = _mm512_setzero_si512();
-  for (int line = 0; line < lines; ++line) {
+  const auto scan_line = [&](int line) {
     prefetch(later + line * kCodeLineBytes);
-    const __m512i bytes = _mm512_loadu_si512(codes + line * kCodeLineBytes);
-    const __m512i low = _mm512_ternarylogic_epi32(bytes, half, table, 0xea);  // (bytes & half) | table
-    const __m512i high = _mm512_ternarylogic_epi32(_mm512_srli_epi32(bytes, 4), half, table, 0xea);
-    for (int g = 0; g < G; ++g) {
-      const uint8_t* own = tables + int64_t(g) * table_stride + line * 128;
-      low_sums[g] = _mm512_dpbusd_epi32(low_sums[g], _mm512_permutexvar_epi8(low, _mm512_loadu_si512(own)), ones);
-      high_sums[g] = _mm512_dpbusd_epi32(high_sums[g], _mm512_permutexvar_epi8(high, _mm512_loadu_si512(own + 64)), ones);
+    scan_code_line<G>(codes, line, tables, table_stride, low_sums, high_sums);
+  };
+  if constexpr (kLines > 0) [&]<int... kLine>(std::integer_sequence<int, kLine...>) {
+      (scan_line(kLine), ...);
     }
-  }
+  (std::make_integer_sequence<int, kLines>{});
+  else for (int line = 0; line < lines; ++line) scan_line(line);
   for (int g = 0; g < G; ++g) _mm512_storeu_si512(sums + g * 16, _mm512_add_epi32(low_sums[g], high_sums[g]));
 #elif defined(__AVX2__) && !defined(QUORUM_SCALAR)
   // vpshufb looks 16 bytes up in a table of 16. Bytes are added as 16-bit words: `all` has 256 times the odd tokens' sums too many, which
