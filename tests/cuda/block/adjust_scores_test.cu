@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "quorum/cuda/support/launch.cuh"
+#include "quorum/cuda/support/shared_memory.cuh"
 #include "tests/cuda/support/device_array.cuh"
 
 namespace quorum::test {
@@ -33,8 +34,11 @@ struct TileScores {
   float score[2][4];
 };
 __global__ void mask_kernel(const cuda::StepParams p, int row, const int32_t* tokens, TileScores* out) {
+  QUORUM_SHARED(cuda::ColumnRange[16], ranges);
+  cuda::load_column_ranges(p, row, 16, ranges);
+  __syncthreads();
   float score[2][4] = {{1.0f, 1.0f, 1.0f, 1.0f}, {1.0f, 1.0f, 1.0f, 1.0f}};
-  cuda::mask_tile<2>(p, row, tokens[threadIdx.x % 16], score);
+  cuda::mask_tile<2>(ranges, p.heads->live, p.heads->always.num_known, tokens[threadIdx.x % 16], score);
   for (int t = 0; t < 2; ++t)
     for (int j = 0; j < 4; ++j) out[threadIdx.x].score[t][j] = score[t][j];
 }

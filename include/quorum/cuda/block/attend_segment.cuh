@@ -28,10 +28,11 @@ __device__ __forceinline__ void load_tile_queries(const StepParams& p, int row, 
 
 // Attends to tiles of the row's list through kStages tiles of keys and values in flight.
 //
-// queries: of the block, being loaded: score after the barrier inside. tiles: the warp's own shared memory, [kStages][2][kTileElements].
+// queries, ranges: of the block, being loaded: used after the barrier inside. tiles: the warp's own shared memory,
+// [kStages][2][kTileElements].
 template <class T, int kHeadDim, int kHeadTiles, int kStages>
-__device__ __forceinline__ void attend_listed(const StepParams& p, int row, const WarpTiles& own, const T* queries, T* tiles,
-                                              TileState<kHeadDim, kHeadTiles>& state) {
+__device__ __forceinline__ void attend_listed(const StepParams& p, int row, const WarpTiles& own, const T* queries,
+                                              const ColumnRange* ranges, T* tiles, TileState<kHeadDim, kHeadTiles>& state) {
   const RowPlan& plan = p.workspace.plan[row];
   const int lane = int(threadIdx.x) % kWarpSize;
   const HeadRows cache(p.kv, p.sequence_of(row), p.kv_head_of(row));
@@ -39,7 +40,8 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
   const bool all_tokens = is_dense(plan.path);
   const int32_t* list = p.workspace.tokens + int64_t(row) * p.max_tokens + begin;
   const float to_log2 = p.shape.sm_scale * kLog2e;
-  const bool masks = p.columns_differ() || (all_tokens && p.heads != nullptr && p.head(row).live != nullptr);
+  const uint64_t* live = all_tokens && p.heads != nullptr ? p.head(row).live : nullptr;  // lists hold no erased token
+  const bool masks = p.columns_differ() || live != nullptr;
   const auto count_of = [&](int i) { return min(kTileTokens, num_tokens - own[i] * kTileTokens); };
   // The lane's token of a tile, read one tile before its rows are asked for.
   const auto token_of = [&](int i) {
@@ -79,7 +81,7 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
 #pragma unroll
       for (int j = 0; j < 4; ++j) score[t][j] = lane / 4 + j / 2 * 8 < count_of(i) ? score[t][j] * to_log2 : -kInfinity;
     if (p.shape.logit_softcap > 0.0f) soft_cap_tile<kHeadTiles>(score, p.shape.logit_softcap * kLog2e);
-    if (masks) mask_tile<kHeadTiles>(p, row, token_of(i), score);
+    if (masks) mask_tile<kHeadTiles>(ranges, live, live == nullptr ? 0 : p.head(row).always.num_known, token_of(i), score);
     weigh_tile<kHeadDim, kHeadTiles>(score, state);
     uint32_t weight[kHeadTiles][2];
     pack_weights<T, kHeadTiles>(score, weight);

@@ -148,9 +148,9 @@ struct StepParams {
     if (heads == nullptr) return DecodePath::dense_by_length;
     const FlatHeadView& own = head(row);
     const TokenFilter seen = seen_by_all(row);
-    const DecodePath path =
-        quorum::first_path({!own.empty(), own.non_finite, own.clusters.num_clusters}, seen.end - seen.begin, options, max_slots);
     const bool sees_index = seen.begin == 0 && end_of(row, query_of(row, 0)) >= own.indexed_end && seen.end >= own.always.num_known;
+    const int num_visible = sees_index && !own.empty() ? own.num_always(seen.end) + own.num_indexed : seen.end - seen.begin;
+    const DecodePath path = quorum::first_path({!own.empty(), own.non_finite, own.clusters.num_clusters}, num_visible, options, max_slots);
     return path == DecodePath::sparse && !sees_index ? DecodePath::dense_by_view : path;
   }
 

@@ -107,7 +107,7 @@ __device__ __forceinline__ void score_always_tokens(const StepParams& p, int row
 
 // Grid: (score_tiles, num_kv_heads, sets).
 template <int kHeadDim, int kHeadTiles>
-__global__ void __launch_bounds__(kScoreThreads, 1) score_clusters_kernel(const __grid_constant__ StepParams p) {
+__global__ void __launch_bounds__(kScoreThreads, kHeadDim <= 128 ? 2 : 1) score_clusters_kernel(const __grid_constant__ StepParams p) {
   QUORUM_SHARED(ScoreShared, s);
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize, tile = int(blockIdx.x);
   const int row = int(blockIdx.z) * p.shape.num_kv_heads + int(blockIdx.y), step = p.score_tiles * kScoreWarps;
