@@ -20,7 +20,7 @@ inline constexpr double kMissing = std::numeric_limits<double>::quiet_NaN();
 // Ratios that differ by no more than this count as equal: both come from sums in f32.
 inline constexpr double kRatioTolerance = 1e-6;
 
-inline constexpr size_t kNumPaths = size_t(quorum::DecodePath::dense_by_capacity) + 1;
+inline constexpr size_t kNumPaths = size_t(quorum::DecodePath::dense_by_view) + 1;
 
 // Which way a head took, in words that follow "N cases".
 constexpr const char* path_text(quorum::DecodePath path) {
@@ -41,6 +41,8 @@ constexpr const char* path_text(quorum::DecodePath path) {
       return "dense: cheaper than so many tokens";
     case quorum::DecodePath::dense_by_capacity:
       return "dense: more clusters than planned for";
+    case quorum::DecodePath::dense_by_view:
+      return "dense: some of the indexed tokens are out of sight";
   }
   return "unknown";
 }

@@ -39,8 +39,9 @@ std::string array_of_lines(const std::vector<std::string>& items, const std::str
   return json + (items.empty() ? "]" : "\n" + indent + "]");
 }
 
-constexpr const char* kPathNames[kNumPaths] = {"sparse",          "sparse_tokens",     "dense_by_length", "dense_by_target",
-                                               "dense_by_policy", "dense_by_numerics", "dense_by_cost",   "dense_by_capacity"};
+constexpr const char* kPathNames[kNumPaths] = {"sparse",          "sparse_tokens",     "dense_by_length",
+                                               "dense_by_target", "dense_by_policy",   "dense_by_numerics",
+                                               "dense_by_cost",   "dense_by_capacity", "dense_by_view"};
 
 // Cases by quorum::DecodePath; those that no case took are left out.
 std::string paths_object(const ReportRow& row) {

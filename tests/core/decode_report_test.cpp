@@ -11,8 +11,9 @@ using namespace quorum;
 TEST_CASE("every path but the two sparse ones is dense") {
   CHECK_FALSE(is_dense(DecodePath::sparse));
   CHECK_FALSE(is_dense(DecodePath::sparse_tokens));
-  for (const DecodePath path : {DecodePath::dense_by_length, DecodePath::dense_by_target, DecodePath::dense_by_policy,
-                                DecodePath::dense_by_numerics, DecodePath::dense_by_cost, DecodePath::dense_by_capacity})
+  for (const DecodePath path :
+       {DecodePath::dense_by_length, DecodePath::dense_by_target, DecodePath::dense_by_policy, DecodePath::dense_by_numerics,
+        DecodePath::dense_by_cost, DecodePath::dense_by_capacity, DecodePath::dense_by_view})
     CHECK(is_dense(path));
 }
 

@@ -42,14 +42,6 @@ TEST_CASE("cuda decoder: every mistake is named: argument, rule, value") {
         "cuda::Decoder: options.variance must be none or shared on this device, got 2");
   CHECK(message_of([](Plan& p) { p.options.scope = SelectionScope::head; }) ==
         "cuda::Decoder: options.scope must be group on this device, got 1");
-  CHECK(message_of([](Plan& p) { p.shape.logit_softcap = 50.0f; }) ==
-        "cuda::Decoder: shape.logit_softcap must be 0 on this device, got 50");
-  CHECK(message_of([](Plan& p) { p.shape.sliding_window = 9; }) == "cuda::Decoder: shape.sliding_window must be 0 on this device, got 9");
-  CHECK(message_of([](Plan& p) {
-          static const float sinks[8] = {};
-          p.shape.sink_logits = sinks;
-        }) == "cuda::Decoder: shape.sink_logits must be null on this device, got not null");
-  CHECK(message_of([](Plan& p) { p.limits.max_rows = 2; }) == "cuda::Decoder: limits.max_rows must be 1 on this device, got 2");
   CHECK(message_of([](Plan& p) { p.limits.max_clusters = 100000; }) ==
         "cuda::Decoder: limits.max_clusters must be so many that two bytes each fit into a block's shared memory, got 100000");
   // Those of shape, options and limits in general; tests/core has them all.
@@ -100,6 +92,8 @@ TEST_CASE("cuda decoder: a status says why nothing was enqueued") {
     return decode(*decoder, batch, {output.as<float>(), nullptr}, nullptr, nullptr);
   };
   CHECK(status_of([](auto& b) { b.num_sequences = 1; }) == DecodeStatus::batch_mismatch);
+  CHECK(status_of([](auto& b) { b.num_rows = 0; }) == DecodeStatus::too_many_rows);
+  CHECK(status_of([](auto& b) { b.num_rows = 2; }) == DecodeStatus::too_many_rows);
   CHECK(status_of([](auto& b) { b.num_sequences = b.queries.num_rows = 3; }) == DecodeStatus::too_many_sequences);
   CHECK(status_of([](auto& b) { b.kv.type = ElementType::f16; }) == DecodeStatus::type_mismatch);
   CHECK(status_of([](auto& b) { b.queries.type = ElementType::q8_0; }) == DecodeStatus::type_mismatch);

@@ -46,7 +46,7 @@ DecodeOptions without_tail() {
 CaseResult attend(StepCase& step, const Lists& lists, DecodePath path = DecodePath::sparse) {
   step.set_lists(lists, path);
   const cuda::StepParams& p = step.params;
-  REQUIRE(cuda::prepare_sparse_attention(p.shape, p.kv.type, step.device(), p.num_rows()) == cudaSuccess);
+  REQUIRE(cuda::prepare_sparse_attention(p.shape.head_dim, p.group, p.kv.type, step.device(), p.num_rows()) == cudaSuccess);
   REQUIRE(cuda::sparse_attention(p, step.device(), nullptr) == cudaSuccess);
   return step.result();
 }

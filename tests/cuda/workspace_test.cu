@@ -10,7 +10,7 @@ namespace {
 StepParams small_step(int group) {
   StepParams p;
   p.shape = {2 * group, 2, 64, 0.125f};
-  p.group = group;
+  p.deal_query_rows(1, true, RowSets::shared);
   p.num_sequences = 3;
   p.max_tokens = 100;
   p.max_slots = 32;

@@ -15,6 +15,7 @@ enum class DecodePath : uint8_t {
   dense_by_numerics,  // NaN, Inf or scores too far apart for the estimate: the output is what dense attention gives
   dense_by_cost,      // so many single tokens were needed that reading everything is cheaper
   dense_by_capacity,  // more clusters than the plan was sized for
+  dense_by_view,      // GPU: a sliding window cuts, or a query row does not see all that is indexed
 };
 
 constexpr bool is_dense(DecodePath path) { return path != DecodePath::sparse && path != DecodePath::sparse_tokens; }

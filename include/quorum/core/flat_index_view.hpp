@@ -11,9 +11,11 @@ struct FlatHeadView {
   QueryMetricView metric;
   SegmentView clusters;  // num_clusters: slots, a multiple of 16
   ValueMoments moments;
-  AlwaysRead always;        // the list on the device too
-  int32_t num_indexed = 0;  // tokens in clusters
-  bool non_finite = false;  // an indexed key or value was NaN or Inf: attend densely
+  AlwaysRead always;               // the list on the device too
+  int32_t num_indexed = 0;         // tokens in clusters
+  int32_t indexed_end = 0;         // no cluster holds a token at or beyond
+  const uint64_t* live = nullptr;  // as in ClusterIndexView; erased tokens are in no cluster
+  bool non_finite = false;         // an indexed key or value was NaN or Inf: attend densely
   bool residual_codes = false;
 
   QUORUM_HOST_DEVICE bool empty() const { return num_indexed == 0; }

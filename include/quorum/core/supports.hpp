@@ -48,11 +48,7 @@ inline const char* unsupported_reason(const AttentionFeatures& f, Backend backen
   if (backend == Backend::cpu) return nullptr;
   if (!cuda::has_kernels(shape.head_dim)) return "shape: head_dim must be 64, 96, 128 or 256 on this device";
   if (!cuda::has_kernels(f.kv_type)) return "kv_type: must be f16 or bf16 on this device";
-  if (f.num_rows != 1) return "num_rows: only one query row a sequence is supported on this device";
   if (f.mask) return "mask: masks are not supported on this device";
-  if (shape.logit_softcap != 0.0f) return "shape: logit_softcap is not supported on this device, it must be 0";
-  if (shape.sliding_window != 0) return "shape: sliding_window is not supported on this device, it must be 0";
-  if (shape.sink_logits != nullptr) return "shape: sink_logits are not supported on this device, they must be null";
   return nullptr;
 }
 

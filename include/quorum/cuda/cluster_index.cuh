@@ -16,10 +16,9 @@ class ClusterIndex {
 
   // Copies an index that was built on the host, its segments joined to one. Waits for the copy.
   //
-  // Errors: Error(invalid_argument) if it is stored in f32 or tokens have been erased; Error(cuda_failure).
+  // Errors: Error(invalid_argument) if it is stored in f32 or a cluster has more than 65535 tokens; Error(cuda_failure).
   explicit ClusterIndex(const ClusterIndexView& host) {
     require(host.storage == IndexStorage::int8, "cuda::ClusterIndex", "index.storage", "int8", "f32");
-    require(host.live == nullptr, "cuda::ClusterIndex", "index.live", "null on this device", "not null");
     for (int h = 0; h < host.num_kv_heads; ++h) check_sizes(host.heads[h]);
     std::vector<FlatHeadView> views(size_t(host.num_kv_heads));
     Arena sizes(nullptr, kDeviceAlignment);
@@ -100,9 +99,13 @@ class ClusterIndex {
     view = {};
     view.moments = head.moments;
     view.num_indexed = host.num_indexed;
+    view.indexed_end = host.indexed_end;
     view.always = host.always;
     view.always.listed = put<int32_t>(arena, content, host.always.num_listed,
                                       [&](int32_t* out) { std::copy_n(host.always.listed, host.always.num_listed, out); });
+    if (host.live != nullptr)
+      view.live = put<uint64_t>(arena, content, mask_words(host.always.num_known),
+                                [&](uint64_t* out) { std::copy_n(host.live, mask_words(host.always.num_known), out); });
     view.non_finite = head.non_finite;
     if (head.num_segments == 0) return;
     const auto copy = [&]<class T>(const T* from, int64_t count) {

@@ -9,10 +9,13 @@ namespace quorum::cuda {
 
 // One call's input; every pointer inside is to device memory.
 struct DecodeBatch {
-  QueryView queries;  // [num_sequences] rows; f32, f16 or bf16, rounded to the type of the keys when they meet
+  QueryView queries;  // [num_sequences][num_rows] rows; f32, f16 or bf16, rounded to the type of the keys when they meet
   PagedKvView kv;
   const FlatHeadView* heads = nullptr;  // [num_sequences][num_kv_heads], see ClusterIndex::heads(); null: attend densely
   int num_sequences = 0;
+  // Query rows of every sequence. Causal: they stand at its last num_rows tokens, as in SequenceView; otherwise all of them see everything.
+  int num_rows = 1;
+  bool causal = true;
 };
 
 // Sparse decode attention with a target ratio, for a fixed shape and fixed options.
@@ -25,8 +28,8 @@ class Decoder {
  public:
   // Validates, lays out the workspace, prepares the kernels for the current device.
   //
-  // kv_type: f16 or bf16. workspace: at least workspace_bytes() of device memory aligned to 256, kept by the caller; null: allocated.
-  // Errors: Error(invalid_argument) naming argument, rule and value; Error(cuda_failure).
+  // shape.sink_logits: in device memory. kv_type: f16 or bf16. workspace: at least workspace_bytes() of device memory aligned to 256, kept
+  // by the caller; null: allocated. Errors: Error(invalid_argument) naming argument, rule and value; Error(cuda_failure).
   Decoder(const AttentionShape& shape, ElementType kv_type, const DecodeOptions& options, const DecodeLimits& limits,
           std::byte* workspace = nullptr)
       : device_(DeviceTuning::of_current()), plan_(plan(shape, kv_type, options, limits, device_)) {
@@ -38,8 +41,12 @@ class Decoder {
             static_cast<const void*>(workspace));
     lay_out(workspace, device_, plan_);
     check(prepare_score_clusters(plan_.shape), "cuda::Decoder", "prepare_score_clusters");
-    check(prepare_select_tokens(plan_.shape, plan_.max_slots), "cuda::Decoder", "prepare_select_tokens");
-    check(prepare_sparse_attention(plan_.shape, kv_type, device_, plan_.num_rows()), "cuda::Decoder", "prepare_sparse_attention");
+    for (int rows = 1; rows <= plan_.rows_per_set; ++rows) {  // a call may have fewer than the plan
+      const int group = rows * plan_.heads_per_row;
+      check(prepare_select_tokens(group, plan_.max_slots), "cuda::Decoder", "prepare_select_tokens");
+      check(prepare_sparse_attention(shape.head_dim, group, kv_type, device_, plan_.num_rows()), "cuda::Decoder",
+            "prepare_sparse_attention");
+    }
   }
 
   // Device memory that a decoder needs, in bytes. Errors: as the constructor.
@@ -50,14 +57,15 @@ class Decoder {
     return lay_out(nullptr, device, p);
   }
 
-  // Attention of one query per sequence over as many tokens as the target ratio needs.
+  // Attention of every query row over as many tokens as the target ratio needs.
   //
-  // Shapes: out as AttentionOutput; reports [num_sequences][num_qo_heads] in device memory, or null. Stream: enqueues 5 kernels, or 8 with
-  // a certificate that widens, 11 with MissPolicy::dense; never waits, allocates or throws; may be captured in a graph and replayed while
-  // lengths grow up to limits.max_tokens. Errors: returns a status; launch_failed leaves the cause to cudaGetLastError().
+  // Shapes: out as AttentionOutput; reports [num_sequences][num_rows][num_qo_heads] in device memory, or null. Stream: enqueues 5 kernels,
+  // or 8 with a certificate that widens, 11 with MissPolicy::dense; never waits, allocates or throws; may be captured in a graph and
+  // replayed while lengths grow up to limits.max_tokens. Errors: returns a status; launch_failed leaves the cause to cudaGetLastError().
   // Caller: sequences are not longer than limits.max_tokens, and indexes cover no more tokens than there are: lengths are on the device.
   DecodeStatus decode(const DecodeBatch& batch, const AttentionOutput& out, HeadReport* reports, cudaStream_t stream) noexcept {
-    if (batch.queries.num_rows != batch.num_sequences) return DecodeStatus::batch_mismatch;
+    if (batch.num_rows < 1 || batch.num_rows > plan_.num_query_rows) return DecodeStatus::too_many_rows;
+    if (batch.queries.num_rows != batch.num_sequences * batch.num_rows) return DecodeStatus::batch_mismatch;
     if (batch.num_sequences > plan_.num_sequences) return DecodeStatus::too_many_sequences;
     if (batch.kv.type != plan_.kv.type || batch.queries.type == ElementType::q8_0) return DecodeStatus::type_mismatch;
     if (batch.num_sequences == 0) return DecodeStatus::ok;
@@ -72,6 +80,7 @@ class Decoder {
     p.kv = batch.kv;
     p.heads = batch.heads;
     p.num_sequences = batch.num_sequences;
+    p.deal_query_rows(batch.num_rows, batch.causal, p.options.rows);
     p.score_tiles = device_.score_tiles(p.num_rows(), p.max_slots);
     p.out = out;
     p.reports = reports;
@@ -97,14 +106,10 @@ class Decoder {
     require(options.variance != VarianceModel::diagonal, function, "options.variance", "none or shared on this device",
             int(options.variance));
     require(options.scope == SelectionScope::group, function, "options.scope", "group on this device", int(options.scope));
-    require(shape.logit_softcap == 0.0f, function, "shape.logit_softcap", "0 on this device", shape.logit_softcap);
-    require(shape.sliding_window == 0, function, "shape.sliding_window", "0 on this device", shape.sliding_window);
-    require(shape.sink_logits == nullptr, function, "shape.sink_logits", "null on this device", "not null");
-    require(limits.max_rows == 1, function, "limits.max_rows", "1 on this device", limits.max_rows);
     StepParams p;
     p.shape = shape;
     p.shape.sm_scale = shape.softmax_scale();
-    p.group = shape.group_size();
+    p.deal_query_rows(limits.max_rows, true, options.rows);
     p.options = options;
     p.kv.type = kv_type;
     p.num_sequences = limits.max_sequences;

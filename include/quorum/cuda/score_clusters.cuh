@@ -11,8 +11,8 @@ namespace quorum::cuda {
 // Post: workspace.log_weight, cluster_weight and always_weight of every row that is not dense from the start.
 // Stream: enqueues two kernels, waits for nothing. Cost: head_dim + 12 bytes a cluster, 2 head_dim^2 bytes a row.
 inline cudaError_t score_clusters(const StepParams& p, cudaStream_t stream) {
-  return dispatch_shape(p.shape, [&](auto head_dim, auto head_tiles) {
-    const dim3 rows(unsigned(p.shape.num_kv_heads), unsigned(p.num_sequences));
+  return dispatch_shape(p.shape.head_dim, p.group, [&](auto head_dim, auto head_tiles) {
+    const dim3 rows(unsigned(p.shape.num_kv_heads), unsigned(p.sets()));
     const LaunchConfig transform{rows, kTransformThreads, int64_t(sizeof(QueryCoordinates<head_dim()>)), stream, true};
     const cudaError_t status = launch(transform, transform_queries_kernel<head_dim()>, p);
     if (status != cudaSuccess) return status;
@@ -23,7 +23,7 @@ inline cudaError_t score_clusters(const StepParams& p, cudaStream_t stream) {
 
 // Once per shape, when planning: lets the kernels have their shared memory.
 inline cudaError_t prepare_score_clusters(const AttentionShape& shape) {
-  return dispatch_shape(shape, [](auto head_dim, auto) {
+  return dispatch_shape(shape.head_dim, 1, [](auto head_dim, auto) {
     return allow_dynamic_shared(transform_queries_kernel<head_dim()>, int64_t(sizeof(QueryCoordinates<head_dim()>)));
   });
 }

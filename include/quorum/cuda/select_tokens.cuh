@@ -6,7 +6,7 @@
 
 namespace quorum::cuda {
 
-// Calls run(kernel) with the kernel for a group size.
+// Calls run(kernel) with the kernel for a number of columns.
 template <class Run>
 cudaError_t dispatch_select(int group, Run&& run) {
   return group <= 4 ? run(select_tokens_kernel<4>) : group <= 8 ? run(select_tokens_kernel<8>) : run(select_tokens_kernel<16>);
@@ -16,15 +16,14 @@ cudaError_t dispatch_select(int group, Run&& run) {
 // Stream: enqueues one kernel, waits for nothing. Cost: reads the weights of scoring twice.
 inline cudaError_t select_tokens(const StepParams& p, cudaStream_t stream) {
   return dispatch_select(p.group, [&](auto kernel) {
-    const LaunchConfig config{dim3(unsigned(p.shape.num_kv_heads), unsigned(p.num_sequences)), kSelectThreads,
+    const LaunchConfig config{dim3(unsigned(p.shape.num_kv_heads), unsigned(p.sets())), kSelectThreads,
                               select_shared_bytes(p.group, p.max_slots), stream, true};
     return launch(config, kernel, p);
   });
 }
 
-inline cudaError_t prepare_select_tokens(const AttentionShape& shape, int max_slots) {
-  return dispatch_select(shape.group_size(),
-                         [&](auto kernel) { return allow_dynamic_shared(kernel, select_shared_bytes(shape.group_size(), max_slots)); });
+inline cudaError_t prepare_select_tokens(int group, int max_slots) {
+  return dispatch_select(group, [&](auto kernel) { return allow_dynamic_shared(kernel, select_shared_bytes(group, max_slots)); });
 }
 
 }  // namespace quorum::cuda

@@ -10,8 +10,8 @@ namespace quorum::cuda {
 
 // Calls run(kernel, policy, shared bytes) with the attend kernel for a shape, an element type and a device.
 template <class Run>
-cudaError_t dispatch_attend(const AttentionShape& shape, ElementType type, const DeviceTuning& device, int num_rows, Run&& run) {
-  return dispatch_shape(shape, [&](auto head_dim, auto head_tiles) {
+cudaError_t dispatch_attend(int dim, int group, ElementType type, const DeviceTuning& device, int num_rows, Run&& run) {
+  return dispatch_shape(dim, group, [&](auto head_dim, auto head_tiles) {
     return dispatch_element(type, [&](auto element) {
       using T = decltype(element);
       using Large = LargeSharedMemory::Attend<head_dim(), head_tiles()>;
@@ -28,17 +28,18 @@ cudaError_t dispatch_attend(const AttentionShape& shape, ElementType type, const
 // Post: out and reports, from workspace.plan and its lists. Stream: enqueues two kernels, waits for nothing.
 // Cost: keys and values of the listed tokens, value means of the tail, keys of the draws.
 inline cudaError_t sparse_attention(const StepParams& p, const DeviceTuning& device, cudaStream_t stream) {
-  const cudaError_t status = dispatch_attend(p.shape, p.kv.type, device, p.num_rows(), [&](auto kernel, auto policy, int64_t shared) {
-    const LaunchConfig config{dim3(unsigned(p.attend_blocks)), decltype(policy)::kThreads, shared, stream, true};
-    return launch(config, kernel, p);
-  });
+  const cudaError_t status =
+      dispatch_attend(p.shape.head_dim, p.group, p.kv.type, device, p.num_rows(), [&](auto kernel, auto policy, int64_t shared) {
+        const LaunchConfig config{dim3(unsigned(p.attend_blocks)), decltype(policy)::kThreads, shared, stream, true};
+        return launch(config, kernel, p);
+      });
   if (status != cudaSuccess) return status;
   const LaunchConfig config{dim3(unsigned(p.group), unsigned(p.num_rows())), kMergeThreads, 0, stream, true};
   return launch(config, merge_kernel<kMergeThreads>, p);
 }
 
-inline cudaError_t prepare_sparse_attention(const AttentionShape& shape, ElementType type, const DeviceTuning& device, int max_rows) {
-  return dispatch_attend(shape, type, device, max_rows,
+inline cudaError_t prepare_sparse_attention(int head_dim, int group, ElementType type, const DeviceTuning& device, int max_rows) {
+  return dispatch_attend(head_dim, group, type, device, max_rows,
                          [&](auto kernel, auto, int64_t shared) { return allow_dynamic_shared(kernel, shared); });
 }
 

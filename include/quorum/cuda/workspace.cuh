@@ -9,11 +9,11 @@ namespace quorum::cuda {
 // What cudaMalloc aligns to at least.
 inline constexpr int64_t kDeviceAlignment = 256;
 
-// Sets p.workspace from p's shape, capacities and num_sequences, which must be the largest. Returns the bytes used.
+// Sets p.workspace from p's shape, capacities and num_sequences, columns and rows, which must be the largest. Returns the bytes used.
 inline int64_t lay_out(std::byte* block, const DeviceTuning& device, StepParams& p) {
   Arena arena(block, kDeviceAlignment);
   StepWorkspace& w = p.workspace;
-  const int64_t rows = p.num_rows(), group = p.shape.group_size(), partials = int64_t(p.num_rounds) * p.num_partials();
+  const int64_t rows = p.num_rows(), group = p.group, partials = int64_t(p.num_rounds) * p.num_partials();
   const int64_t score_blocks = device.max_score_blocks(int(rows));
   w.quantised = arena.take<int8_t>(rows * kMaxGroupSize * p.shape.head_dim);
   w.constants = arena.take<QueryConstants>(rows * kMaxGroupSize);

@@ -20,6 +20,65 @@ TEST_CASE("step: rows are KV heads of sequences, and partial results have room f
   CHECK(p.num_partials() == 7 + 45);
 }
 
+TEST_CASE("step: query rows are dealt to sets of up to 16 columns; what the last one has in excess repeats the last query row") {
+  const std::vector<int32_t> num_tokens{50, 2};
+  cuda::StepParams p;
+  p.shape = {6, 2, 64, 0.0f};
+  p.num_sequences = 2;
+  p.kv.num_tokens = num_tokens.data();
+  p.deal_query_rows(7, true, RowSets::shared);
+  CHECK(p.group == 15);
+  CHECK(p.num_sets == 2);
+  CHECK(p.num_rows() == 8);
+  CHECK(p.columns_differ());
+  const int row = 3;  // sequence 0, second set, KV head 1
+  CHECK(p.sequence_of(row) == 0);
+  CHECK(p.kv_head_of(row) == 1);
+  CHECK(p.query_of(row, 4) == 6);
+  CHECK(p.query_of(row, 6) == 7);
+  CHECK(p.query_row(row, 6) == 6);
+  CHECK(p.query_row(row + 4, 0) == 7 + 5);
+  CHECK(p.qo_head(row, 4) == 4);
+  CHECK(p.seen_by(row, 0).end == 49);
+  CHECK(p.seen_by(row, 14).end == 50);
+  CHECK(p.seen_by_all(1).end == 48);
+  CHECK(p.seen_by_all(4).end == 0);  // the rows stand before the first token
+  p.shape.sliding_window = 10;
+  CHECK(p.seen_by_all(row).begin == 39);
+  CHECK(p.seen_by(row, 14).begin == 40);
+  p.deal_query_rows(7, false, RowSets::own);
+  CHECK(p.num_sets == 7);
+  CHECK(p.group == 3);
+  CHECK(!p.columns_differ());
+  CHECK(p.seen_by(0, 0).end == 50);
+}
+
+TEST_CASE("step: a set whose first query row does not see what is indexed is dense, and so is one that a window cuts") {
+  const std::vector<int32_t> num_tokens{300};
+  FlatHeadView head;
+  head.num_indexed = 290;
+  head.indexed_end = head.always.num_known = 297;
+  head.clusters.num_clusters = 16;
+  cuda::StepParams p;
+  p.shape = {1, 1, 64, 0.0f};
+  p.num_sequences = 1;
+  p.max_slots = 16;
+  p.heads = &head;
+  p.kv.num_tokens = num_tokens.data();
+  p.options.dense_below = 0;
+  for (const int rows : {1, 4, 5}) {
+    p.deal_query_rows(rows, true, RowSets::shared);
+    CHECK(p.first_path(0) == (rows <= 4 ? DecodePath::sparse : DecodePath::dense_by_view));
+  }
+  p.deal_query_rows(5, false, RowSets::shared);
+  CHECK(p.first_path(0) == DecodePath::sparse);
+  p.deal_query_rows(1, true, RowSets::shared);
+  for (const int window : {299, 300}) {
+    p.shape.sliding_window = window;
+    CHECK(p.first_path(0) == (window < 300 ? DecodePath::dense_by_view : DecodePath::sparse));
+  }
+}
+
 TEST_CASE("step: the first decision about a row, without an index and with one") {
   const std::vector<int32_t> num_tokens{3000, 100};
   std::vector<FlatHeadView> heads(2);

@@ -11,7 +11,9 @@ TEST_CASE("every shape that has kernels is dispatched to its own") {
   for (const int head_dim : {64, 96, 128, 256})
     for (int group = 1; group <= kMaxGroupSize; ++group) {
       const AttentionShape shape{3 * group, 3, head_dim, 0.0f};
-      const std::vector<int> got = dispatch_shape(shape, [](auto d, auto tiles) { return std::vector<int>{d(), tiles()}; });
+      const std::vector<int> got = dispatch_shape(shape.head_dim, shape.group_size(), [](auto d, auto tiles) {
+        return std::vector<int>{d(), tiles()};
+      });
       CHECK(got == std::vector<int>{head_dim, group <= 8 ? 1 : 2});
       CHECK(8 * got[1] >= group);
     }

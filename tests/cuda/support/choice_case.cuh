@@ -40,7 +40,7 @@ class ChoiceCase {
     head.always = {sinks_.data(), kSinks, kSinks + indexed_};
     put(head_.data(), std::vector<FlatHeadView>{head});
     params.shape = {group, 1, 64, 0.125f};
-    params.group = group;
+    params.deal_query_rows(1, true, RowSets::shared);
     params.options = options;
     params.heads = head_.data();
     params.kv.num_tokens = num_tokens_.data();
@@ -138,7 +138,7 @@ class ChoiceCase {
 
   void select(int round = 0) {
     params.round = round;
-    cuda::check(cuda::prepare_select_tokens(params.shape, params.max_slots), "ChoiceCase", "prepare_select_tokens");
+    cuda::check(cuda::prepare_select_tokens(params.group, params.max_slots), "ChoiceCase", "prepare_select_tokens");
     cuda::check(cuda::select_tokens(params, nullptr), "ChoiceCase", "select_tokens");
     cuda::check(cudaDeviceSynchronize(), "ChoiceCase", "cudaDeviceSynchronize");
   }

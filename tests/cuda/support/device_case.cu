@@ -15,12 +15,13 @@ int64_t workspace_bytes(const AttentionShape& shape, ElementType kv_type, const 
 }
 
 std::unique_ptr<cuda::Decoder> DeviceCase::decoder(const DecodeOptions& options) const {
-  return make_decoder(host_.options().shape, host_.options().type, options, limits());
+  return make_decoder(shape(), host_.options().type, options, limits());
 }
 CaseResult DeviceCase::decode(const DecodeOptions& options, bool with_index) const { return decode(*decoder(options), with_index); }
 CaseResult DeviceCase::decode(cuda::Decoder& decoder, bool with_index) const {
   const AttentionShape& shape = host_.options().shape;
-  const size_t heads = size_t(host_.num_sequences()) * size_t(shape.num_qo_heads), elements = heads * size_t(shape.head_dim);
+  const size_t heads = size_t(host_.num_sequences() * host_.options().num_rows) * size_t(shape.num_qo_heads),
+               elements = heads * size_t(shape.head_dim);
   const cuda::DeviceBuffer output = upload(std::vector<float>(elements, kNan)), lse = upload(std::vector<float>(heads, kNan));
   const cuda::DeviceBuffer reports = upload(std::vector<HeadReport>(heads));
   const DecodeStatus status = decoder.decode(batch(with_index), {output.as<float>(), lse.as<float>()}, reports.as<HeadReport>(), nullptr);

@@ -38,7 +38,8 @@ class DeviceCase {
         queries_(upload(host.query_bytes())),
         num_tokens_(upload(host.num_tokens())),
         page_indices_(upload(host.page_indices())),
-        page_indptr_(upload(host.page_indptr())) {
+        page_indptr_(upload(host.page_indptr())),
+        sink_logits_(upload(host.options().sink_logits)) {
     std::vector<FlatHeadView> heads;
     for (int s = 0; s < host.num_sequences(); ++s) {
       indexes_.emplace_back(host.index(s));
@@ -60,6 +61,8 @@ class DeviceCase {
     if (batch.kv.page_indptr != nullptr) batch.kv.page_indptr = page_indptr_.as<int32_t>();
     batch.heads = with_index ? heads_.as<FlatHeadView>() : nullptr;
     batch.num_sequences = host_.num_sequences();
+    batch.num_rows = host_.options().num_rows;
+    batch.causal = host_.options().causal;
     return batch;
   }
   DecodeLimits limits() const {
@@ -67,7 +70,14 @@ class DeviceCase {
     limits.max_sequences = host_.num_sequences();
     for (const int n : host_.num_tokens()) limits.max_tokens = std::max(limits.max_tokens, n);
     limits.max_clusters = host_.max_cluster_slots();
+    limits.max_rows = host_.options().num_rows;
     return limits;
+  }
+  // With the sinks' logits on the device.
+  AttentionShape shape() const {
+    AttentionShape shape = host_.options().shape;
+    if (shape.sink_logits != nullptr) shape.sink_logits = sink_logits_.as<float>();
+    return shape;
   }
 
   CaseResult decode(const DecodeOptions& options, bool with_index = true) const;
@@ -76,7 +86,7 @@ class DeviceCase {
 
  private:
   const HostCase& host_;
-  cuda::DeviceBuffer keys_, values_, queries_, num_tokens_, page_indices_, page_indptr_, heads_;
+  cuda::DeviceBuffer keys_, values_, queries_, num_tokens_, page_indices_, page_indptr_, sink_logits_, heads_;
   std::vector<cuda::ClusterIndex> indexes_;
 };
 

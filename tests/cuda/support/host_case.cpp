@@ -97,6 +97,7 @@ HostCase::HostCase(const CaseOptions& options) : content_(std::make_unique<Conte
     c.options.type = trace->keys.type;
     c.options.query_type = trace->queries.type;
   }
+  if (!c.options.sink_logits.empty()) c.options.shape.sink_logits = c.options.sink_logits.data();
   const CaseOptions& o = c.options;
   c.num_tokens.assign(o.num_tokens.begin(), o.num_tokens.end());
   std::mt19937_64 random(o.seed);
@@ -154,7 +155,7 @@ HostCase::HostCase(const CaseOptions& options) : content_(std::make_unique<Conte
   }
   // Rounded to the keys' type, as the GPU does when they meet.
   const int query_element = element_bytes(o.query_type);
-  const int64_t num_queries = int64_t(c.num_sequences()) * o.shape.num_qo_heads * d;
+  const int64_t num_queries = int64_t(c.num_sequences()) * o.num_rows * o.shape.num_qo_heads * d;
   c.queries.resize(size_t(num_queries * query_element));
   for (int64_t i = 0; i < num_queries; ++i) {
     std::byte rounded[4];
@@ -175,6 +176,7 @@ HostCase::HostCase(const CaseOptions& options) : content_(std::make_unique<Conte
       c.index.back().build(c.sequence_kv(s), &prompt, executor);
     else
       c.index.back().build(c.sequence_kv(s), executor);
+    if (o.erased.second > o.erased.first) c.index.back().erase(o.erased.first, o.erased.second);
   }
 }
 HostCase::~HostCase() = default;
@@ -193,7 +195,7 @@ const ClusterIndexView& HostCase::index(int sequence) const { return content_->i
 QueryView HostCase::queries() const {
   const CaseOptions& o = content_->options;
   const int64_t row = int64_t(o.shape.head_dim) * element_bytes(o.query_type);
-  return {content_->queries.data(), o.query_type, num_sequences(), row * o.shape.num_qo_heads, row};
+  return {content_->queries.data(), o.query_type, num_sequences() * o.num_rows, row * o.shape.num_qo_heads, row};
 }
 
 int HostCase::max_cluster_slots() const {
@@ -215,11 +217,12 @@ DecodeLimits limits_of(const HostCase& host) {
   limits.max_sequences = host.num_sequences();
   for (const int n : host.num_tokens()) limits.max_tokens = std::max(limits.max_tokens, n);
   limits.max_clusters = host.max_cluster_slots();
+  limits.max_rows = host.options().num_rows;
   return limits;
 }
 
 CaseResult empty_result(const HostCase& host) {
-  const size_t heads = size_t(host.num_sequences()) * size_t(host.options().shape.num_qo_heads);
+  const size_t heads = size_t(host.num_sequences() * host.options().num_rows) * size_t(host.options().shape.num_qo_heads);
   return {std::vector<float>(heads * size_t(host.options().shape.head_dim)), std::vector<float>(heads), std::vector<HeadReport>(heads)};
 }
 
@@ -228,7 +231,8 @@ CaseResult empty_result(const HostCase& host) {
 CaseResult HostCase::cpu_decode(const DecodeOptions& options) const {
   const Content& c = *content_;
   std::vector<SequenceView> sequences;
-  for (int s = 0; s < num_sequences(); ++s) sequences.push_back({c.sequence_kv(s), &c.index[size_t(s)].view()});
+  for (int s = 0; s < num_sequences(); ++s)
+    sequences.push_back({c.sequence_kv(s), &c.index[size_t(s)].view(), nullptr, 0, c.options.num_rows, c.options.causal});
   CaseResult result = empty_result(*this);
   Decoder decoder(c.options.shape, options, limits_of(*this));
   SerialExecutor executor;
@@ -240,7 +244,8 @@ CaseResult HostCase::cpu_decode(const DecodeOptions& options) const {
 std::vector<std::vector<int32_t>> HostCase::cpu_select(const DecodeOptions& options) const {
   const Content& c = *content_;
   std::vector<SequenceView> sequences;
-  for (int s = 0; s < num_sequences(); ++s) sequences.push_back({c.sequence_kv(s), &c.index[size_t(s)].view()});
+  for (int s = 0; s < num_sequences(); ++s)
+    sequences.push_back({c.sequence_kv(s), &c.index[size_t(s)].view(), nullptr, 0, c.options.num_rows, c.options.causal});
   const DecodeLimits limits = limits_of(*this);
   const size_t rows = size_t(num_sequences()) * size_t(c.options.shape.num_kv_heads);
   std::vector<int32_t> tokens(rows * size_t(limits.max_tokens)), counts(rows);
@@ -271,24 +276,29 @@ reference::Matrix matrix(const KvCacheView& kv, bool value, int kv_head, int d) 
 CaseResult HostCase::reference(const std::vector<std::vector<int32_t>>& tokens) const {
   namespace reference = ::reference;
   const Content& c = *content_;
-  const int group = c.options.shape.group_size(), d = c.options.shape.head_dim;
+  const AttentionShape& shape = c.options.shape;
+  const int group = shape.group_size(), d = shape.head_dim, num_rows = c.options.num_rows;
   CaseResult result = empty_result(*this);
   for (int s = 0; s < num_sequences(); ++s)
-    for (int h = 0; h < c.options.shape.num_kv_heads; ++h) {
+    for (int h = 0; h < shape.num_kv_heads; ++h) {
       const KvCacheView kv = c.sequence_kv(s);
       const reference::Matrix keys = matrix(kv, false, h, d), values = matrix(kv, true, h, d);
-      std::vector<int> list = reference::all_tokens(kv.num_tokens);
-      if (!tokens.empty()) {
-        const auto& own = tokens[size_t(s * c.options.shape.num_kv_heads + h)];
-        list.assign(own.begin(), own.end());
-      }
-      for (int g = 0; g < group; ++g) {
+      std::vector<bool> mask(size_t(kv.num_tokens), tokens.empty());
+      if (!tokens.empty())
+        for (const int32_t token : tokens[size_t(s * shape.num_kv_heads + h)]) mask[size_t(token)] = true;
+      for (int i = c.options.erased.first; i < c.options.erased.second; ++i) mask[size_t(i)] = false;
+      for (int i = 0; i < num_rows * group; ++i) {
+        const int row = i / group, qo_head = h * group + i % group;
         std::vector<double> query(static_cast<size_t>(d));
-        for (int i = 0; i < d; ++i)
-          query[size_t(i)] = double(load(queries().row(s, h * group + g) + i * element_bytes(c.options.query_type), c.options.query_type));
-        const auto out = reference::attention(query.data(), keys, values, double(c.options.shape.softmax_scale()), list);
-        const size_t at = size_t(s * c.options.shape.num_qo_heads + h * group + g);
-        for (int i = 0; i < d; ++i) result.output[at * size_t(d) + size_t(i)] = float(out.output[size_t(i)]);
+        for (int x = 0; x < d; ++x)
+          query[size_t(x)] =
+              double(load(queries().row(s * num_rows + row, qo_head) + x * element_bytes(c.options.query_type), c.options.query_type));
+        reference::Layer layer{double(shape.softmax_scale()), double(shape.logit_softcap)};
+        if (shape.sink_logits != nullptr) layer.sink = double(shape.sink_logits[qo_head]);
+        const auto seen = reference::visible_tokens(kv.num_tokens, num_rows, row, c.options.causal, shape.sliding_window, mask);
+        const auto out = reference::attention(query.data(), keys, values, layer, seen);
+        const size_t at = size_t((s * num_rows + row) * shape.num_qo_heads + qo_head);
+        for (int x = 0; x < d; ++x) result.output[at * size_t(d) + size_t(x)] = float(out.output[size_t(x)]);
         result.lse[at] = float(out.lse);
       }
     }

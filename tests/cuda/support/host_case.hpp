@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "quorum/core/cluster_index_view.hpp"
@@ -24,17 +25,21 @@ struct CaseOptions {
   CacheLayout layout = CacheLayout::hnd;
   int page_size = 16;
   IndexOptions index;
-  float spread = 1.0f;  // of the keys: how far apart scores lie
+  int num_rows = 1;  // query rows of every sequence
+  bool causal = true;
+  std::vector<float> sink_logits;    // [num_qo_heads] or none; shape.sink_logits is set from it
+  std::pair<int, int> erased{0, 0};  // tokens of every sequence, erased from its index
+  float spread = 1.0f;               // of the keys: how far apart scores lie
   uint64_t seed = 1;
   // A recorded trace instead of random keys and values: its first tokens, and its last query for every sequence. Sets shape and types.
   std::string trace;
 };
 
-// Tokens of a KV head and what came of them.
+// What came of a batch.
 struct CaseResult {
-  std::vector<float> output;        // [num_sequences][num_qo_heads][head_dim]
-  std::vector<float> lse;           // [num_sequences][num_qo_heads]
-  std::vector<HeadReport> reports;  // [num_sequences][num_qo_heads]
+  std::vector<float> output;        // [num_sequences][num_rows][num_qo_heads][head_dim]
+  std::vector<float> lse;           // [num_sequences][num_rows][num_qo_heads]
+  std::vector<HeadReport> reports;  // [num_sequences][num_rows][num_qo_heads]
 };
 
 class HostCase {
@@ -62,7 +67,7 @@ class HostCase {
   CaseResult cpu_decode(const DecodeOptions& options) const;
   // Ascending tokens of [sequence][kv_head].
   std::vector<std::vector<int32_t>> cpu_select(const DecodeOptions& options) const;
-  // By the naive double-precision reference, over the given tokens of every KV head; none given: over all.
+  // By the naive double-precision reference, over the given tokens of every KV head, or all of them: those that a row sees.
   CaseResult reference(const std::vector<std::vector<int32_t>>& tokens = {}) const;
   // Share of the weight of the given tokens, [sequence][qo_head].
   std::vector<double> attained(const std::vector<std::vector<int32_t>>& tokens) const;

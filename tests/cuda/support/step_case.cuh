@@ -24,9 +24,9 @@ class StepCase {
     const CaseOptions& o = host.options();
     const DecodeLimits limits = on_device.limits();
     const cuda::DecodeBatch batch = on_device.batch();
-    params.shape = o.shape;
+    params.shape = on_device.shape();
     params.shape.sm_scale = o.shape.softmax_scale();
-    params.group = o.shape.group_size();
+    params.deal_query_rows(o.num_rows, o.causal, options.rows);
     params.options = options;
     params.queries = batch.queries;
     params.kv = batch.kv;
@@ -39,7 +39,7 @@ class StepCase {
     params.num_draws = options.certificate.enabled || options.tail == Tail::calibrated ? samples_per_round(options) : 0;
     params.z = normal_quantile(options.certificate.confidence);
     lay_out();
-    const size_t heads = size_t(params.num_sequences) * size_t(o.shape.num_qo_heads);
+    const size_t heads = size_t(params.num_sequences * o.num_rows) * size_t(o.shape.num_qo_heads);
     output_ = upload(std::vector<float>(heads * size_t(o.shape.head_dim), kNan));
     lse_ = upload(std::vector<float>(heads, kNan));
     reports_ = upload(std::vector<HeadReport>(heads));
@@ -81,7 +81,7 @@ class StepCase {
   std::vector<cuda::RowPlan> plans() const { return download(params.workspace.plan, size_t(num_rows())); }
   CaseResult result() const {
     cuda::check(cudaDeviceSynchronize(), "StepCase", "cudaDeviceSynchronize");
-    const size_t heads = size_t(params.num_sequences) * size_t(params.shape.num_qo_heads);
+    const size_t heads = size_t(params.num_sequences * params.num_query_rows) * size_t(params.shape.num_qo_heads);
     return {download(output_.as<float>(), heads * size_t(params.shape.head_dim)), download(lse_.as<float>(), heads),
             download(reports_.as<HeadReport>(), heads)};
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "quorum/core/cluster_estimate.hpp"
+#include "quorum/cuda/block/adjust_scores.cuh"
 #include "quorum/cuda/block/gather_rows.cuh"
 #include "quorum/cuda/block/query_coordinates.cuh"
 #include "quorum/cuda/block/work_list.cuh"
@@ -27,10 +28,11 @@ __device__ __forceinline__ void load_tile_queries(const StepParams& p, int row, 
 
 // Attends to tiles of the row's list through kStages tiles of keys and values in flight.
 //
-// queries: of the block, being loaded: score after the barrier inside. tiles: the warp's own shared memory, [kStages][2][kTileElements].
+// queries, ranges: of the block, being loaded: used after the barrier inside. tiles: the warp's own shared memory,
+// [kStages][2][kTileElements].
 template <class T, int kHeadDim, int kHeadTiles, int kStages>
-__device__ __forceinline__ void attend_listed(const StepParams& p, int row, const WarpTiles& own, const T* queries, T* tiles,
-                                              TileState<kHeadDim, kHeadTiles>& state) {
+__device__ __forceinline__ void attend_listed(const StepParams& p, int row, const WarpTiles& own, const T* queries,
+                                              const ColumnRange* ranges, T* tiles, TileState<kHeadDim, kHeadTiles>& state) {
   const RowPlan& plan = p.workspace.plan[row];
   const int lane = int(threadIdx.x) % kWarpSize;
   const HeadRows cache(p.kv, p.sequence_of(row), p.kv_head_of(row));
@@ -38,12 +40,14 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
   const bool all_tokens = is_dense(plan.path);
   const int32_t* list = p.workspace.tokens + int64_t(row) * p.max_tokens + begin;
   const float to_log2 = p.shape.sm_scale * kLog2e;
+  const uint64_t* live = all_tokens && p.heads != nullptr ? p.head(row).live : nullptr;  // lists hold no erased token
+  const bool masks = p.columns_differ() || live != nullptr;
   const auto count_of = [&](int i) { return min(kTileTokens, num_tokens - own[i] * kTileTokens); };
   // The lane's token of a tile, read one tile before its rows are asked for.
   const auto token_of = [&](int i) {
     if (i >= num_own) return 0;
     const int place = own[i] * kTileTokens + min(lane % kTileTokens, count_of(i) - 1);
-    return all_tokens ? place : list[place];
+    return all_tokens ? plan.first_token + place : list[place];
   };
   const auto fetch = [&](int i, int token) {
     if (i < num_own) {
@@ -76,6 +80,8 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
     for (int t = 0; t < kHeadTiles; ++t)
 #pragma unroll
       for (int j = 0; j < 4; ++j) score[t][j] = lane / 4 + j / 2 * 8 < count_of(i) ? score[t][j] * to_log2 : -kInfinity;
+    if (p.shape.logit_softcap > 0.0f) soft_cap_tile<kHeadTiles>(score, p.shape.logit_softcap * kLog2e);
+    if (masks) mask_tile<kHeadTiles>(ranges, live, live == nullptr ? 0 : p.head(row).always.num_known, token_of(i), score);
     weigh_tile<kHeadDim, kHeadTiles>(score, state);
     uint32_t weight[kHeadTiles][2];
     pack_weights<T, kHeadTiles>(score, weight);
@@ -109,7 +115,9 @@ __device__ __forceinline__ void score_draws(const StepParams& p, int row, const 
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int draw = lane / 4 + j / 2 * 8, head = t * 8 + lane % 4 * 2 + j % 2;
-        if (draw < count && head < group) p.workspace.draw_weight[(at + draw) * group + head] = score[t][j] * p.shape.sm_scale;
+        float weight = score[t][j] * p.shape.sm_scale;
+        if (p.shape.logit_softcap > 0.0f) weight = soft_cap(weight, p.shape.logit_softcap);
+        if (draw < count && head < group) p.workspace.draw_weight[(at + draw) * group + head] = weight;
       }
     __syncwarp();
   }
@@ -192,7 +200,7 @@ template <int kHeadDim, int kHeadTiles>
 __device__ __forceinline__ void attend_tail(const StepParams& p, int row, const WarpTiles& own, bf16* tile,
                                             TileState<kHeadDim, kHeadTiles>& state) {
   const RowPlan& plan = p.workspace.plan[row];
-  const SegmentView& clusters = p.heads[row].clusters;
+  const SegmentView& clusters = p.head(row).clusters;
   const int32_t* list = p.workspace.tail_clusters + int64_t(row) * p.max_slots;
   const int lane = int(threadIdx.x) % kWarpSize, num_own = own.count();
 #pragma unroll

@@ -85,7 +85,7 @@ __device__ __forceinline__ void accumulate_tile(const T* values, const uint32_t 
 }
 
 // Weights of a tile's scores, in place, relative to the new maximum; sum and output are brought to it. Score and maximum are in units of
-// log2(e). At least one score of a head must be above -inf.
+// log2(e). As long as all scores of a head were -inf, nothing enters.
 template <int kHeadDim, int kHeadTiles>
 __device__ __forceinline__ void weigh_tile(float (&score)[kHeadTiles][4], TileState<kHeadDim, kHeadTiles>& state) {
 #pragma unroll
@@ -93,10 +93,11 @@ __device__ __forceinline__ void weigh_tile(float (&score)[kHeadTiles][4], TileSt
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const float max = fmaxf(state.max[t][j], warp_max<4>(fmaxf(score[t][j], score[t][2 + j])));
-      const float factor = exp2_approx(state.max[t][j] - max);
+      const float unit = max == -kInfinity ? 0.0f : max;  // -inf less -inf would be NaN
+      const float factor = exp2_approx(state.max[t][j] - unit);
       state.max[t][j] = max;
-      score[t][j] = exp2_approx(score[t][j] - max);
-      score[t][2 + j] = exp2_approx(score[t][2 + j] - max);
+      score[t][j] = exp2_approx(score[t][j] - unit);
+      score[t][2 + j] = exp2_approx(score[t][2 + j] - unit);
       state.sum[t][j] = state.sum[t][j] * factor + score[t][j] + score[t][2 + j];
       if (factor != 1.0f) {
 #pragma unroll

@@ -45,12 +45,12 @@ __device__ __forceinline__ void load_eight(const std::byte* row, ElementType typ
 template <int kHeadDim, class Store>
 __device__ __forceinline__ void for_each_query_piece(const StepParams& p, int row, int num_heads, Store&& store) {
   constexpr int kPieces = kHeadDim / 8;
-  const int group = p.group, sequence = p.sequence_of(row), first = p.kv_head_of(row) * group;
+  const int group = p.group;
 #pragma unroll 1
   for (int i = int(threadIdx.x); i < num_heads * kPieces; i += int(blockDim.x)) {
     const int head = i / kPieces, c = i % kPieces * 8;
     float piece[8] = {};
-    if (head < group) load_eight(p.queries.row(sequence, first + head), p.queries.type, c, piece);
+    if (head < group) load_eight(p.queries.row(p.query_row(row, head), p.qo_head(row, head)), p.queries.type, c, piece);
     store(head, c, piece);
   }
 }

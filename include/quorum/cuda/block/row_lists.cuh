@@ -117,7 +117,8 @@ struct RowLists : RowClusters<kHeads> {
     __syncthreads();
     const int num_draws = total == 0 ? 0 : p.num_draws, stratum = int(threadIdx.x);
     if (stratum < num_draws) {
-      const SamplePoints points = SamplePoints::of(p.options.seed, p.kv_head_of(row) * group, plan.num_tokens, plan.num_sampled, num_draws);
+      const SamplePoints points =
+          SamplePoints::of(p.options.seed, p.kv_head_of(row) * p.heads_per_row, plan.num_tokens, plan.num_sampled, num_draws);
       const auto point = static_cast<unsigned long long>(points.point(stratum) * double(total));
       int low = 0;  // the last thread whose clusters begin at or before the point
 #pragma unroll 1

@@ -6,11 +6,13 @@
 #include "quorum/core/decode_plan.hpp"
 #include "quorum/core/flat_index_view.hpp"
 #include "quorum/core/paged_kv_view.hpp"
+#include "quorum/core/sequence_view.hpp"
 
 namespace quorum::cuda {
 
-// A row is one KV head of one sequence: row = sequence * num_kv_heads + kv_head. Its query heads share what it reads. What is to be
-// attended for it lies in three segments: what is read, what enters by value means, what is drawn.
+// A row is one KV head of one set of query rows: row = (sequence * num_sets + set) * num_kv_heads + kv_head. With one query row a sequence
+// there is one set. What shares the row's tokens are its columns: the query heads of the first query row of the set, then of the next. What
+// is to be attended for a row lies in three segments: what is read, what enters by value means, what is drawn.
 enum class SegmentKind { listed, tail, draws };
 inline constexpr int kSegmentKinds = 3;
 
@@ -25,10 +27,11 @@ struct RowPlan {
   DecodePath path = DecodePath::sparse;
   bool widens = false;       // the bound missed in the round before: this one goes on
   bool complete = false;     // nothing is left unread
-  int32_t num_tokens = 0;    // of the sequence
+  int32_t first_token = 0;   // on a dense path tokens from it on are attended
+  int32_t num_tokens = 0;    // no column sees one at or beyond
   int32_t num_always = 0;    // sinks and window, at the front of the list
   int32_t first_listed = 0;  // entries before it were attended in an earlier round
-  int32_t num_listed = 0;    // entries of the list; on a dense path all tokens, and no list is needed
+  int32_t num_listed = 0;    // entries of the list; on a dense path a run of tokens, and no list is needed
   int32_t num_draws = 0;
   int32_t num_tail = 0;                  // clusters whose value means are read
   int32_t num_sampled = 0;               // tokens drawn in all rounds
@@ -50,7 +53,7 @@ struct TokenDraw {
   float scale = 0.0f;
 };
 
-// What scoring needs of a query head besides its int8 coordinates.
+// What scoring needs of a column besides its int8 coordinates.
 struct QueryConstants {
   float mean_score;     // q . mean_key
   float half_variance;  // half the score variance of a cluster of spread 1
@@ -81,13 +84,18 @@ struct StepWorkspace {
 struct StepParams {
   AttentionShape shape;  // sm_scale resolved
   DecodeOptions options;
-  QueryView queries;  // rows [num_sequences]
+  QueryView queries;  // rows [num_sequences][num_query_rows]
   PagedKvView kv;
   const FlatHeadView* heads = nullptr;  // [num_sequences][num_kv_heads]; null: attend densely
   AttentionOutput out;
-  HeadReport* reports = nullptr;  // [num_sequences][num_qo_heads], or null
+  HeadReport* reports = nullptr;  // [num_sequences][num_query_rows][num_qo_heads], or null
   StepWorkspace workspace;
-  int group = 1;  // shape.group_size(), which costs a division
+  int group = 1;           // columns of a row: query heads of all query rows that share its tokens
+  int heads_per_row = 1;   // shape.group_size(), which costs a division
+  int num_query_rows = 1;  // of every sequence
+  int rows_per_set = 1;    // query rows that share a row's tokens
+  int num_sets = 1;        // of a sequence
+  bool causal = true;      // as in SequenceView
   int num_sequences = 0;
   int max_tokens = 0;
   int max_slots = 0;
@@ -99,16 +107,69 @@ struct StepParams {
   int num_rounds = 1;
   int dense_round = -1;  // the round that attends to everything where the bound still misses
 
-  QUORUM_HOST_DEVICE int num_rows() const { return num_sequences * shape.num_kv_heads; }
-  QUORUM_HOST_DEVICE int sequence_of(int row) const { return row / shape.num_kv_heads; }
+  // Deals num_query_rows of every sequence to sets, as many as make up to kMaxGroupSize columns. `own`: a set for each of them.
+  void deal_query_rows(int query_rows, bool is_causal, RowSets sets) {
+    num_query_rows = query_rows;
+    causal = is_causal;
+    heads_per_row = shape.group_size();
+    rows_per_set = max_shared_rows(sets, heads_per_row, query_rows);
+    num_sets = int(ceil_div(query_rows, rows_per_set));
+    group = rows_per_set * heads_per_row;
+  }
+
+  QUORUM_HOST_DEVICE int sets() const { return num_sequences * num_sets; }
+  QUORUM_HOST_DEVICE int num_rows() const { return sets() * shape.num_kv_heads; }
+  QUORUM_HOST_DEVICE int sequence_of(int row) const { return row / shape.num_kv_heads / num_sets; }
   QUORUM_HOST_DEVICE int kv_head_of(int row) const { return row % shape.num_kv_heads; }
+  QUORUM_HOST_DEVICE const FlatHeadView& head(int row) const { return heads[sequence_of(row) * shape.num_kv_heads + kv_head_of(row)]; }
+
+  // The query row of a column within its sequence, not below num_query_rows in columns that the last set has in excess; those compute what
+  // the last query row does and write nothing. The same within the call's queries, and the column's query head.
+  QUORUM_HOST_DEVICE int query_of(int row, int column) const {
+    return row / shape.num_kv_heads % num_sets * rows_per_set + column / heads_per_row;
+  }
+  QUORUM_HOST_DEVICE int query_row(int row, int column) const {
+    return sequence_of(row) * num_query_rows + last_if_beyond(query_of(row, column));
+  }
+  QUORUM_HOST_DEVICE int qo_head(int row, int column) const { return kv_head_of(row) * heads_per_row + column % heads_per_row; }
+
+  // What a column sees: tokens of [begin, end) that have not been erased. `all`: what one of the row's columns does.
+  QUORUM_HOST_DEVICE TokenFilter seen_by(int row, int column) const {
+    return filter(row, end_of(row, query_of(row, column)), end_of(row, query_of(row, column)));
+  }
+  QUORUM_HOST_DEVICE TokenFilter seen_by_all(int row) const {
+    return filter(row, end_of(row, query_of(row, 0)), end_of(row, query_of(row, group - 1)));
+  }
+  // Whether columns of a row may see different tokens.
+  QUORUM_HOST_DEVICE bool columns_differ() const { return causal && rows_per_set > 1; }
   QUORUM_HOST_DEVICE int num_partials() const { return attend_blocks + kSegmentKinds * num_rows(); }
 
   QUORUM_HOST_DEVICE DecodePath first_path(int row) const {
     if (heads == nullptr) return DecodePath::dense_by_length;
-    const FlatHeadView& head = heads[row];
-    return quorum::first_path({!head.empty(), head.non_finite, head.clusters.num_clusters}, kv.num_tokens[sequence_of(row)], options,
-                              max_slots);
+    const FlatHeadView& own = head(row);
+    const TokenFilter seen = seen_by_all(row);
+    const bool sees_index = seen.begin == 0 && end_of(row, query_of(row, 0)) >= own.indexed_end && seen.end >= own.always.num_known;
+    const int num_visible = sees_index && !own.empty() ? own.num_always(seen.end) + own.num_indexed : seen.end - seen.begin;
+    const DecodePath path = quorum::first_path({!own.empty(), own.non_finite, own.clusters.num_clusters}, num_visible, options, max_slots);
+    return path == DecodePath::sparse && !sees_index ? DecodePath::dense_by_view : path;
+  }
+
+ private:
+  QUORUM_HOST_DEVICE int last_if_beyond(int query) const { return query < num_query_rows ? query : num_query_rows - 1; }
+  // No token at or beyond is seen by a query row of the row's sequence; not positive if it stands before the first token.
+  QUORUM_HOST_DEVICE int end_of(int row, int query) const {
+    const int num_tokens = kv.num_tokens[sequence_of(row)];
+    return causal ? num_tokens - num_query_rows + 1 + last_if_beyond(query) : num_tokens;
+  }
+  QUORUM_HOST_DEVICE TokenFilter filter(int row, int first_end, int last_end) const {
+    TokenFilter seen;
+    if (heads != nullptr) {
+      seen.live = head(row).live;
+      seen.num_live = head(row).always.num_known;
+    }
+    seen.begin = SequenceView::window_begin(first_end, shape.sliding_window);
+    seen.end = last_end > 0 ? last_end : 0;
+    return seen;
   }
 };
 

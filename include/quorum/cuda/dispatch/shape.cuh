@@ -7,13 +7,13 @@
 
 namespace quorum::cuda {
 
-// Calls run(head_dim, head_tiles) with both as integral constants; a head tile is 8 query heads. Returns what run returns.
+// Calls run(head_dim, head_tiles) with both as integral constants; a head tile is 8 columns of a row. Returns what run returns.
 template <class Run>
-auto dispatch_shape(const AttentionShape& shape, Run&& run) {
-  const auto with_tiles = [&](auto head_dim) {
-    return shape.group_size() <= 8 ? run(head_dim, std::integral_constant<int, 1>()) : run(head_dim, std::integral_constant<int, 2>());
+auto dispatch_shape(int head_dim, int group, Run&& run) {
+  const auto with_tiles = [&](auto dim) {
+    return group <= 8 ? run(dim, std::integral_constant<int, 1>()) : run(dim, std::integral_constant<int, 2>());
   };
-  switch (shape.head_dim) {
+  switch (head_dim) {
     case 64:
       return with_tiles(std::integral_constant<int, 64>());
     case 96:

@@ -18,8 +18,8 @@ struct AttendPolicy {
 
 template <int kHeadDim, int kHeadTiles, class Policy>
 int64_t attend_shared_bytes(int num_rows) {
-  return int64_t(Policy::kWarps) * Policy::kStages * 2 * kTileElements<kHeadDim> * 2 + 8 * kHeadTiles * kTileStride<kHeadDim> * 2 +
-         (kSegmentKinds * int64_t(num_rows) + 1) * 4;
+  return int64_t(Policy::kWarps) * Policy::kStages * 2 * kTileElements<kHeadDim> * 2 +
+         8 * kHeadTiles * (kTileStride<kHeadDim> * 2 + int64_t(sizeof(ColumnRange))) + (kSegmentKinds * int64_t(num_rows) + 1) * 4;
 }
 
 // Joins the warps' states and writes the block's part of a segment. `scratch`: the tiles' memory, which no one uses any more.
@@ -67,7 +67,8 @@ __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks) attend_kern
   constexpr int kWarpElements = Policy::kStages * 2 * kTileElements<kHeadDim>;
   T* memory = dynamic_shared<T>();
   T* queries = memory + Policy::kWarps * kWarpElements;
-  int32_t* indptr = reinterpret_cast<int32_t*>(queries + 8 * kHeadTiles * kTileStride<kHeadDim>);
+  auto* ranges = reinterpret_cast<ColumnRange*>(queries + 8 * kHeadTiles * kTileStride<kHeadDim>);
+  int32_t* indptr = reinterpret_cast<int32_t*>(ranges + 8 * kHeadTiles);
   // The same for all lanes, which the compiler sees only so.
   const int warp = __shfl_sync(kFullMask, int(threadIdx.x) / kWarpSize, 0);
   const int block = int(blockIdx.x), num_segments = kSegmentKinds * p.num_rows();
@@ -86,6 +87,7 @@ __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks) attend_kern
     const WarpTiles own{tile - begin + warp, end - begin, Policy::kWarps};
     const bool is_tail = segment % kSegmentKinds == int(SegmentKind::tail);
     if (!is_tail) load_tile_queries<T, kHeadDim, kHeadTiles>(p, row, queries);
+    if (!is_tail) load_column_ranges(p, row, 8 * kHeadTiles, ranges);
     if (segment % kSegmentKinds == int(SegmentKind::draws)) {
       score_draws<T, kHeadDim, kHeadTiles>(p, row, own, queries, tiles);
       __syncthreads();
@@ -96,7 +98,7 @@ __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks) attend_kern
     if (is_tail)
       attend_tail<kHeadDim, kHeadTiles>(p, row, own, reinterpret_cast<bf16*>(tiles), state);
     else
-      attend_listed<T, kHeadDim, kHeadTiles, Policy::kStages>(p, row, own, queries, tiles, state);
+      attend_listed<T, kHeadDim, kHeadTiles, Policy::kStages>(p, row, own, queries, ranges, tiles, state);
     __syncthreads();
     write_partial<kHeadDim, kHeadTiles, Policy>(p, partial_of(p, p.round, block, segment), state, reinterpret_cast<float*>(memory));
   }

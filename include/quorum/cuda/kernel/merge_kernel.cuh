@@ -58,19 +58,22 @@ struct HeadWeight {
   bool sampled = false;
 };
 
-__device__ __forceinline__ void write_report(const StepParams& p, int row, int g, const RowPlan& plan, const HeadWeight& weight) {
+// num_visible: of the tokens of the row, those that one of its columns sees.
+__device__ __forceinline__ void write_report(const StepParams& p, int row, int g, const RowPlan& plan, int num_visible,
+                                             const HeadWeight& weight) {
   if (p.reports == nullptr) return;
   HeadReport report;
   report.path = plan.path;
   StoredHead stored{p.shape.head_dim, p.kv.type, IndexStorage::int8, p.options.variance, 0};
-  report.bytes_dense = stored.dense_bytes(plan.num_tokens);
-  report.tokens_read = report.tokens_scored = plan.num_listed;
+  report.shared_rows = min(p.rows_per_set, p.num_query_rows - p.query_of(row, 0));
+  report.bytes_dense = stored.dense_bytes(num_visible);
+  report.tokens_read = report.tokens_scored = is_dense(plan.path) ? num_visible : plan.num_listed;
   report.bytes_read = report.bytes_dense;
   if (!is_dense(plan.path)) {
     report.tokens_sampled = plan.num_sampled;
     report.clusters_used = plan.num_tail;
     report.rounds = plan.num_rounds;
-    stored.num_cluster_slots = p.heads[row].clusters.num_clusters;
+    stored.num_cluster_slots = p.head(row).clusters.num_clusters;
     report.bytes_read = stored.sparse_bytes(report, plan.num_listed - plan.num_always, 0);
     report.attained_ratio_estimate = attained_ratio(weight.read, plan.complete ? 0.0f : weight.believed);
     if (!plan.complete) {
@@ -78,7 +81,7 @@ __device__ __forceinline__ void write_report(const StepParams& p, int row, int g
       report.attained_ratio_lower_bound = weight.sampled ? attained_ratio(weight.read, weight.upper_bound) : 0.0f;
     }
   }
-  p.reports[int64_t(p.sequence_of(row)) * p.shape.num_qo_heads + p.kv_head_of(row) * p.group + g] = report;
+  p.reports[int64_t(p.query_row(row, g)) * p.shape.num_qo_heads + p.qo_head(row, g)] = report;
 }
 
 template <int kThreads>
@@ -157,6 +160,41 @@ __device__ __forceinline__ void join_outputs(const StepParams& p, MergeShared<kT
     }
 }
 
+// How many tokens of a row one of its columns sees, by the whole block.
+template <int kThreads>
+__device__ __forceinline__ int count_visible(const StepParams& p, int row, const RowPlan& plan, MergeShared<kThreads>& s) {
+  if (!is_dense(plan.path)) return p.head(row).num_always(plan.num_tokens) + p.head(row).num_indexed;
+  const TokenFilter seen = p.seen_by_all(row);
+  if (seen.is_range()) return plan.num_tokens - plan.first_token;
+  int own = 0;
+#pragma unroll 1
+  for (int w = seen.begin / 64 + int(threadIdx.x); 64 * w < seen.end; w += kThreads) own += __popcll(seen.word(w));
+  own = warp_sum(own);
+  __syncthreads();
+  if (threadIdx.x % kWarpSize == 0) s.factor[threadIdx.x / kWarpSize] = float(own);
+  __syncthreads();
+  float sum = 0.0f;
+#pragma unroll 1
+  for (int w = 0; w < kThreads / kWarpSize; ++w) sum += s.factor[w];
+  return int(sum);
+}
+
+// Output and lse of a column, sinks included. total: weight of what entered, in units of exp(unit). value: of the threads that have one.
+__device__ __forceinline__ void write_output(const StepParams& p, int row, int g, float unit, float total, const float4& value) {
+  const int query_row = p.query_row(row, g), qo_head = p.qo_head(row, g);
+  const bool nothing = total == 0.0f;
+  float lse = nothing ? -kInfinity : unit + logf(total), factor = nothing ? 0.0f : 1.0f / total;
+  if (p.shape.sink_logits != nullptr) {
+    const SinkShare share = add_sink(double(lse), double(p.shape.sink_logits[qo_head]));
+    lse = float(share.lse);
+    factor *= float(share.factor);
+  }
+  if (int(threadIdx.x) < p.shape.head_dim / 4)
+    reinterpret_cast<float4*>(p.out.row(p.shape, query_row, qo_head))[threadIdx.x] = {value.x * factor, value.y * factor, value.z * factor,
+                                                                                      value.w * factor};
+  if (threadIdx.x == 0) p.out.set_lse(p.shape, query_row, qo_head, lse);
+}
+
 // What a head's sample and estimates say, in units of exp(reference), by one warp; every lane gets it.
 __device__ __forceinline__ HeadWeight weigh_head(const StepParams& p, int row, int g, const RowPlan& plan, AttentionState read) {
   HeadWeight weight;
@@ -169,16 +207,16 @@ __device__ __forceinline__ HeadWeight weigh_head(const StepParams& p, int row, i
   return weight;
 }
 
-// Grid: (group_size, rows).
+// Grid: (group, rows).
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads, 2) merge_kernel(const __grid_constant__ StepParams p) {
   QUORUM_SHARED(MergeShared<kThreads>, s);
-  const int g = int(blockIdx.x), row = int(blockIdx.y), group = p.group;
+  const int g = int(blockIdx.x), row = int(blockIdx.y);
   let_next_kernel_start();
   wait_for_previous_kernel();
   RowPlan& plan = p.workspace.plan[row];
   if (p.round > 0 && !plan.widens) return;
-  const bool sparse = !is_dense(plan.path), empty = plan.num_tokens == 0;
+  const bool sparse = !is_dense(plan.path), is_wanted = p.query_of(row, g) < p.num_query_rows;
   const int listed = row * kSegmentKinds + int(SegmentKind::listed), tail = row * kSegmentKinds + int(SegmentKind::tail);
   const AttentionState read = merge_states<kThreads>(p, g, plan.first_round, listed, s);
   HeadWeight weight;
@@ -199,14 +237,10 @@ __global__ void __launch_bounds__(kThreads, 2) merge_kernel(const __grid_constan
                           [&](const AttentionState& state) { return fast_rescale(state.max, unit); });
   if (of_tail > 0.0f) add_outputs<kThreads>(p, g, partials_of(p, p.round, tail), s, value, [&](const AttentionState&) { return of_tail; });
   join_outputs<kThreads>(p, s, value);
-  const int sequence = p.sequence_of(row), qo_head = p.kv_head_of(row) * group + g;
-  const float factor = empty ? 0.0f : 1.0f / total;
-  if (int(threadIdx.x) < p.shape.head_dim / 4)
-    reinterpret_cast<float4*>(p.out.row(p.shape, sequence, qo_head))[threadIdx.x] = {value.x * factor, value.y * factor, value.z * factor,
-                                                                                     value.w * factor};
+  const int num_visible = p.reports == nullptr ? 0 : count_visible<kThreads>(p, row, plan, s);
+  if (is_wanted) write_output(p, row, g, unit, total, value);
   if (threadIdx.x != 0) return;
-  p.out.set_lse(p.shape, sequence, qo_head, total == 0.0f ? -kInfinity : unit + logf(total));
-  write_report(p, row, g, plan, weight);
+  if (is_wanted) write_report(p, row, g, plan, num_visible, weight);
   if (!sparse || p.round + 1 >= p.num_rounds) return;
   plan.read[g] = weight.read;
   plan.rest_factor[g] = weight.rest > 0.0f ? weight.upper_bound / weight.rest : 1.0f;

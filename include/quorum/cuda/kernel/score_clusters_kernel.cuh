@@ -2,6 +2,7 @@
 #pragma once
 
 #include "quorum/core/cluster_estimate.hpp"
+#include "quorum/cuda/block/adjust_scores.cuh"
 #include "quorum/cuda/block/score_block.cuh"
 #include "quorum/cuda/block/state_sum.cuh"
 #include "quorum/cuda/support/shared_memory.cuh"
@@ -48,6 +49,7 @@ __device__ __forceinline__ void score_block(const StepParams& p, int row, int bl
       for (int i = 0; i < 2; ++i) {
         const float score = fmaf(float(dot[2 * i + j] - query.zero_dot), query.step * centroids.scale[i], query.mean_score);
         weight[i] = token_log_weight(score, centroids.spread[i], query.half_variance);
+        if (p.shape.logit_softcap > 0.0f) weight[i] = soft_cap(weight[i], p.shape.logit_softcap);
         if (centroids.size[i] == 0.0f) weight[i] = -kInfinity;
         out[i * 8 * p.group + head] = weight[i];
       }
@@ -62,7 +64,8 @@ __device__ __forceinline__ void score_always_tokens(const StepParams& p, int row
   constexpr int kPairs = (kHeadDim / 2 + kWarpSize - 1) / kWarpSize, kTogether = 4;
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize;
   const int sequence = p.sequence_of(row), kv_head = p.kv_head_of(row);
-  const int num_always = head.num_always(p.kv.num_tokens[sequence]), step = p.score_tiles * kScoreWarps;
+  const int num_always = head.num_always(p.seen_by_all(row).end), step = p.score_tiles * kScoreWarps;
+  const bool differ = p.columns_differ();
   const auto* queries = reinterpret_cast<const float2*>(p.workspace.scaled_queries + int64_t(row) * kMaxGroupSize * kHeadDim);
 #pragma unroll 1
   for (int first = 0; first < p.group; first += kTogether) {
@@ -77,7 +80,8 @@ __device__ __forceinline__ void score_always_tokens(const StepParams& p, int row
     AttentionState state;  // of head first + lane, in the first lanes
 #pragma unroll 1
     for (int i = int(blockIdx.x) * kScoreWarps + warp; i < num_always; i += step) {
-      const auto* key = reinterpret_cast<const uint32_t*>(p.kv.key_row(p.kv.place(sequence, head.always_token(i)), kv_head));
+      const int token = head.always_token(i);
+      const auto* key = reinterpret_cast<const uint32_t*>(p.kv.key_row(p.kv.place(sequence, token), kv_head));
       float score[kTogether] = {};
 #pragma unroll
       for (int c = 0; c < kPairs; ++c) {
@@ -93,20 +97,22 @@ __device__ __forceinline__ void score_always_tokens(const StepParams& p, int row
         const float sum = warp_sum(score[g]);
         if (lane == g) own = sum;
       }
+      if (p.shape.logit_softcap > 0.0f) own = soft_cap(own, p.shape.logit_softcap);
+      if (differ && !p.seen_by(row, first + lane % kTogether).passes(token)) own = -kInfinity;
       add_weight(state, own, 1.0f);
     }
     if (lane < kTogether && first + lane < p.group) s.always[warp][first + lane] = state;
   }
 }
 
-// Grid: (score_tiles, num_kv_heads, num_sequences).
+// Grid: (score_tiles, num_kv_heads, sets).
 template <int kHeadDim, int kHeadTiles>
-__global__ void __launch_bounds__(kScoreThreads, 1) score_clusters_kernel(const __grid_constant__ StepParams p) {
+__global__ void __launch_bounds__(kScoreThreads, kHeadDim <= 128 ? 2 : 1) score_clusters_kernel(const __grid_constant__ StepParams p) {
   QUORUM_SHARED(ScoreShared, s);
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize, tile = int(blockIdx.x);
   const int row = int(blockIdx.z) * p.shape.num_kv_heads + int(blockIdx.y), step = p.score_tiles * kScoreWarps;
   let_next_kernel_start();
-  const FlatHeadView& head = p.heads[row];
+  const FlatHeadView& head = p.head(row);
   const SegmentView clusters = head.clusters;
   const bool is_sparse = p.first_path(row) == DecodePath::sparse;
   int block = tile * kScoreWarps + warp;

@@ -18,8 +18,10 @@ __device__ __forceinline__ void start_plan(const StepParams& p, int row, DecodeP
   plan.path = path;
   plan.widens = p.round > 0;
   plan.complete = is_dense(path);
-  plan.num_tokens = p.kv.num_tokens[p.sequence_of(row)];
-  plan.num_always = is_dense(path) ? plan.num_tokens : p.heads[row].num_always(plan.num_tokens);
+  const TokenFilter seen = p.seen_by_all(row);
+  plan.num_tokens = seen.end;
+  plan.first_token = seen.begin;
+  plan.num_always = is_dense(path) ? seen.end - seen.begin : p.head(row).num_always(seen.end);
   plan.first_listed = 0;
   plan.num_listed = plan.num_always;
   plan.num_draws = plan.num_tail = plan.num_sampled = plan.num_rounds = 0;
@@ -56,7 +58,7 @@ __device__ __forceinline__ void write_counts(const StepParams& p, int row, int l
   counts[2] = draws;
 }
 
-// Grid: (num_kv_heads, num_sequences). Shared: select_shared_bytes(). kHeads: group size rounded up to 4, 8 or 16.
+// Grid: (num_kv_heads, sets). Shared: select_shared_bytes(). kHeads: columns rounded up to 4, 8 or 16.
 template <int kHeads>
 __global__ void __launch_bounds__(kSelectThreads, 1) select_tokens_kernel(const __grid_constant__ StepParams p) {
   const int group = p.group, row = int(blockIdx.y) * p.shape.num_kv_heads + int(blockIdx.x);
@@ -72,7 +74,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1) select_tokens_kernel(const 
     if (threadIdx.x == 0) write_counts(p, row, attends ? plan.num_listed : 0, 0, 0);
     return;
   }
-  const FlatHeadView& head = p.heads[row];
+  const FlatHeadView& head = p.head(row);
   const int slots = head.clusters.num_clusters, run = (slots + kSelectThreads - 1) / kSelectThreads;
   const int first = min(slots, int(threadIdx.x) * run), last = min(slots, first + run);
   const RowClusters<kHeads> clusters{p,   s,     {sums}, bucket, bucket + p.max_slots, bucket + 2 * p.max_slots, head, plan,

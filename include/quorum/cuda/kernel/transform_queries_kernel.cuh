@@ -9,7 +9,7 @@ namespace quorum::cuda {
 
 inline constexpr int kTransformThreads = 256;
 
-// Grid: (num_kv_heads, num_sequences). Shared: QueryCoordinates.
+// Grid: (num_kv_heads, sets). Shared: QueryCoordinates.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kTransformThreads) transform_queries_kernel(const __grid_constant__ StepParams p) {
   auto& s = *dynamic_shared<QueryCoordinates<kHeadDim>>();
@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kTransformThreads) transform_queries_kernel(co
   let_next_kernel_start();
   wait_for_previous_kernel();
   if (p.first_path(row) != DecodePath::sparse) return;
-  prepare_queries<kHeadDim>(p, row, p.heads[row].metric, s);
+  prepare_queries<kHeadDim>(p, row, p.head(row).metric, s);
   const int64_t at = int64_t(row) * kMaxGroupSize;
   const auto* bytes = reinterpret_cast<const uint32_t*>(s.quantised);
   auto* quantised = reinterpret_cast<uint32_t*>(p.workspace.quantised + at * kHeadDim);
