@@ -51,7 +51,7 @@ inline std::optional<int> word(const Environment& environment, const char* name,
   const char* text = environment(name);
   if (text == nullptr || *text == '\0') return std::nullopt;
   std::string rule = "one of";
-  for (const char* candidate : words) {
+  for (const char* const& candidate : words) {
     if (std::string(candidate) == text) return int(&candidate - words.begin());
     rule += std::string(" ") + candidate;
   }
