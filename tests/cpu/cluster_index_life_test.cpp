@@ -71,6 +71,22 @@ TEST_CASE("a few pieces an append: the same clusters in the end, every token in 
   }
 }
 
+TEST_CASE("another bound of pieces counts from the next append on") {
+  const auto cache = cache_of(400);
+  SerialExecutor executor;
+  ClusterIndex index(kShape, small_merges());
+  index.build(cache.view().first(300), executor);
+  index.set_pieces_per_append(1);
+  index.append(cache.view(), executor);
+  CHECK(index.options().pieces_per_append == 1);
+  CHECK(index.view().always.num_listed == 100);
+  index.set_pieces_per_append(0);
+  index.append(cache.view(), executor);
+  CHECK(index.view().always.num_listed < small_merges().recluster_every);
+  CHECK(test::argument_error([&] { index.set_pieces_per_append(-1); }) ==
+        "ClusterIndex::set_pieces_per_append: options.pieces_per_append must be 0 to 2^30, got -1");
+}
+
 TEST_CASE("forks share what neither changes, to the byte") {
   const auto cache = cache_of(700);
   SerialExecutor executor;

@@ -140,6 +140,14 @@ class ClusterIndex {
   int num_live_tokens() const noexcept { return ledger_.num_live(); }
   const AttentionShape& shape() const noexcept { return shape_; }
   const IndexOptions& options() const noexcept { return options_; }
+  // Another bound for the appends to come: none while a prompt is read, a small one between the steps that follow.
+  // Errors: Error(invalid_argument) as IndexOptions::pieces_per_append.
+  void set_pieces_per_append(int pieces) {
+    IndexOptions options = options_;
+    options.pieces_per_append = pieces;
+    validate(options, "ClusterIndex::set_pieces_per_append");
+    options_ = options;
+  }
   // Clusters of one KV head, padding included: what DecodeLimits::max_clusters must cover.
   int num_cluster_slots() const noexcept { return head_views_[0].num_cluster_slots(); }
 

@@ -1,0 +1,102 @@
+"""Gathers what run.sh left in a folder: prints one table, writes results.json, and fails where the plug-in's agreement with the engine does.
+
+    python3 examples/llama_cpp/results.py build/llama_cpp
+"""
+
+import json
+import pathlib
+import sys
+
+SETTINGS = ("stock_fa_on", "stock_fa_off", "stock_q8_0", "quorum")
+
+
+def tokens_per_second(home, prefix=""):
+    """{setting: {depth: best of the rounds}}."""
+    speeds = {}
+    for setting in SETTINGS:
+        best = speeds.setdefault(setting, {})
+        for line in (home / f"bench_{prefix}{setting}.jsonl").read_text().splitlines():
+            run = json.loads(line)
+            depth = str(run["n_depth"])
+            best[depth] = max(best.get(depth, 0.0), round(run["avg_ts"], 2))
+    return speeds
+
+
+def read(home, name):
+    return json.loads((home / f"{name}.json").read_text())
+
+
+def prefill(home):
+    speeds = [json.loads((home / f"bench_prefill_{name}.jsonl").read_text())["avg_ts"] for name in ("stock", "quorum")]
+    return {"stock": round(speeds[0], 2), "quorum": round(speeds[1], 2)}
+
+
+def gather(home):
+    own, statistics = read(home, "divergence_quorum"), json.loads((home / "statistics").read_text().splitlines()[-1])
+    results = {
+        "tokens_per_second": tokens_per_second(home),
+        "prefill_tokens_per_second": prefill(home),
+        "kl_mean": own["kl_mean"],
+        "kl_p99": own["kl_p99"],
+        "top1": own["top1"],
+        "positions": own["positions"],
+        "perplexity": {"stock": own["perplexity"]["reference"], "quorum": own["perplexity"]["this"]},
+        "tokens_read_share": statistics["tokens_read_share"],
+        "kl_mean_target_1": read(home, "divergence_target_1")["kl_mean"],
+        "kl_mean_stock_fa_on": read(home, "divergence_stock_fa_on")["kl_mean"],
+        "statistics": statistics,
+    }
+    for cache in ("unified", "split"):
+        results[f"long_session_{cache}"] = {name: read(home, f"session_{name}_{cache}") for name in ("stock", "target_1", "quorum")}
+    if (home / "bench_gemma_quorum.jsonl").exists():
+        results["gemma_tokens_per_second"] = tokens_per_second(home, "gemma_")
+    return results
+
+
+def print_speeds(speeds):
+    depths = sorted(speeds["quorum"], key=int)
+    print("| tokens/s at a context of | " + " | ".join(depths) + " |")
+    print("|---|" + "---|" * len(depths))
+    for setting in SETTINGS:
+        print(f"| {setting} | " + " | ".join(f"{speeds[setting][depth]:.1f}" for depth in depths) + " |")
+    last = depths[-1]
+    best = max(speeds[setting][last] for setting in SETTINGS[:-1])
+    own, flash = speeds["quorum"][last], speeds["stock_fa_on"][last]
+    print(f"at {last}: {own / best:.2f} x the best setting of llama.cpp, {own / flash:.2f} x its -fa on")
+
+
+def faults(results):
+    found = []
+    if results["kl_mean_target_1"] > results["kl_mean_stock_fa_on"]:
+        found.append("at target 1 the divergence is larger than between the engine's own attention paths")
+    for cache in ("unified", "split"):
+        session = results[f"long_session_{cache}"]
+        if session["target_1"]["kl_max"] > session["stock"]["kl_max"]:
+            found.append(f"long session, {cache} cache: a turn diverges more than between the engine's own attention paths")
+    return found
+
+
+def main(folder):
+    home = pathlib.Path(folder)
+    results = gather(home)
+    (home / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print_speeds(results["tokens_per_second"])
+    if "gemma_tokens_per_second" in results:
+        print_speeds(results["gemma_tokens_per_second"])
+    both = results["prefill_tokens_per_second"]
+    print(f"prefill: {both['quorum'] / both['stock']:.2f} x stock, building of the index included")
+    print(f"KL {results['kl_mean']:.4f} (99 %: {results['kl_p99']:.3f}), top-1 {results['top1']:.3f} over {results['positions']} positions; "
+          f"perplexity {results['perplexity']['stock']:.3f} -> {results['perplexity']['quorum']:.3f}; "
+          f"{100 * results['tokens_read_share']:.1f} % of the tokens read")
+    print(f"at target 1: KL {results['kl_mean_target_1']:.2e}; stock -fa on against -fa off: {results['kl_mean_stock_fa_on']:.2e}")
+    for cache in ("unified", "split"):
+        session = results[f"long_session_{cache}"]
+        print(f"long session, {cache}: largest KL of a turn {session['target_1']['kl_max']:.2e} at target 1, "
+              f"{session['stock']['kl_max']:.2e} between stock's two paths; mean {session['quorum']['kl_mean']:.2e} at the setting")
+    for fault in faults(results):
+        print(f"results.py: {fault}", file=sys.stderr)
+    return 1 if faults(results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# An unpatched llama.cpp with and without the plug-in: conformance, divergence, a long session, speed, a question. Everything is fetched.
+#   bash examples/llama_cpp/run.sh             SmolLM2-135M at 8192 tokens; half an hour on two cores, building included
+#   bash examples/llama_cpp/run.sh --short     small contexts: a few minutes once llama.cpp is built
+#   bash examples/llama_cpp/run.sh --gemma     also the speed of Gemma 3 270M at 32000 tokens
+# Settings (QUORUM_..., docs/llama_cpp.md) are handed on. Prints one table and writes build/llama_cpp/results.json; fails if conformance,
+# the long session or the agreement at target 1 do.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+home="$root/build/llama_cpp"
+model="$root/build/end_to_end/model.gguf"
+text="$root/build/end_to_end/text.txt"
+plugin="$home/plugin/libquorum-ggml.so"
+threads=${QUORUM_JOBS:-$(nproc)}
+
+context=8192 positions=1024 depths=0,2048,8000 turns=500 rounds=2 gemma=0
+for argument in "$@"; do
+  case "$argument" in
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    --short) context=3072 positions=128 depths=0,2560 turns=40 rounds=1 ;;
+    --gemma) gemma=1 ;;
+    *) echo "run.sh: unknown argument '$argument' (try --help)" >&2; exit 2 ;;
+  esac
+done
+
+fail() { echo "run.sh: $*" >&2; exit 1; }
+say() { echo "llama_cpp: $*"; }
+# with_plugin VARIABLE=VALUE ... COMMAND: what is not named keeps the user's setting.
+with_plugin() { env GGML_BACKEND_PATH="$plugin" "$@"; }
+
+build_plugin() {
+  cmake -S "$here" -B "$home/plugin" -G Ninja -DLLAMA_CPP_SOURCE="$home/source/llama.cpp" -DLLAMA_CPP_BIN="$home/engine/bin" >"$home/plugin.log" 2>&1 &&
+    cmake --build "$home/plugin" -j "$threads" >>"$home/plugin.log" 2>&1 || fail "the plug-in does not build ($home/plugin.log says more)"
+}
+
+conformance() {
+  say "test-backend-ops at target 1 ..."
+  with_plugin QUORUM_MIN_CONTEXT=0 QUORUM_TARGET_RATIO=1 "$home/engine/bin/test-backend-ops" -b quorum -o FLASH_ATTN_EXT >"$home/conformance.txt" 2>&1 ||
+    fail "test-backend-ops fails ($home/conformance.txt says more)"
+  say "conformance: $(grep -c 'FLASH_ATTN_EXT.*OK' "$home/conformance.txt") cases pass, none fails, $(grep -c 'not supported' "$home/conformance.txt") are left to the CPU backend"
+}
+
+# Logits of text decoded token by token. The reference is llama.cpp without flash attention, which sums in f32.
+divergence() {
+  local decode=("$home/plugin/divergence" "$model" "$text" --context "$context" --positions "$positions" --threads "$threads")
+  say "divergence over $positions positions before $context ..."
+  "${decode[@]}" --flash off --save "$home/logits.bin" >"$home/divergence_stock_fa_off.json" 2>>"$home/run.log"
+  "${decode[@]}" --flash on --compare "$home/logits.bin" >"$home/divergence_stock_fa_on.json" 2>>"$home/run.log"
+  with_plugin QUORUM_TARGET_RATIO=1 "${decode[@]}" --compare "$home/logits.bin" >"$home/divergence_target_1.json" 2>>"$home/run.log"
+  rm -f "$home/statistics"
+  with_plugin QUORUM_STATS_FILE="$home/statistics" "${decode[@]}" --compare "$home/logits.bin" >"$home/divergence_quorum.json" 2>>"$home/run.log"
+  rm -f "$home/logits.bin"
+}
+
+long_session() {
+  local cache
+  for cache in unified split; do
+    local live=("$home/plugin/long_session" "$model" "$text" --turns "$turns" --threads "$threads" --cache "$cache")
+    say "long session of $turns turns, $cache cache ..."
+    "${live[@]}" --flash off --save "$home/logits.bin" >/dev/null 2>>"$home/run.log"
+    "${live[@]}" --flash on --compare "$home/logits.bin" >"$home/session_stock_$cache.json" 2>>"$home/run.log"
+    with_plugin QUORUM_TARGET_RATIO=1 QUORUM_MIN_CONTEXT=256 "${live[@]}" --compare "$home/logits.bin" >"$home/session_target_1_$cache.json" 2>>"$home/run.log"
+    with_plugin QUORUM_MIN_CONTEXT=256 QUORUM_DENSE_BELOW=0 "${live[@]}" --compare "$home/logits.bin" >"$home/session_quorum_$cache.json" 2>>"$home/run.log"
+  done
+  rm -f "$home/logits.bin"
+}
+
+# bench NAME MODEL DEPTHS ...: one round of llama-bench, appended.
+bench() {
+  local name=$1 file=$2 at=$3
+  shift 3
+  "$home/engine/bin/llama-bench" -m "$file" -t "$threads" -p 0 -n 32 -r 1 -d "$at" -o jsonl "$@" >>"$home/bench_$name.jsonl" 2>>"$home/run.log"
+}
+speed() {
+  local round prefix=$1 file=$2 at=$3
+  say "llama-bench of $(basename "$file"), alternating ..."
+  rm -f "$home/bench_$prefix"*.jsonl
+  for round in $(seq "$rounds"); do
+    bench "${prefix}stock_fa_on" "$file" "$at" -fa on
+    GGML_BACKEND_PATH="$plugin" bench "${prefix}quorum" "$file" "$at" -fa on
+    bench "${prefix}stock_fa_off" "$file" "$at" -fa off
+    bench "${prefix}stock_q8_0" "$file" "$at" -fa on -ctk q8_0 -ctv q8_0
+  done
+  # Prefill of the longest depth, the index included.
+  bench "${prefix}prefill_stock" "$file" 0 -n 0 -p "${at##*,}" -fa on
+  GGML_BACKEND_PATH="$plugin" bench "${prefix}prefill_quorum" "$file" 0 -n 0 -p "${at##*,}" -fa on
+}
+
+ask() {
+  say "a fact early in a text of $context tokens, and a question at its end ..."
+  echo "  stock:  $("$home/plugin/chat" "$model" "$text" --context "$context" --threads "$threads" 2>>"$home/run.log" | tr '\n' ' ')"
+  echo "  quorum: $(with_plugin "$home/plugin/chat" "$model" "$text" --context "$context" --threads "$threads" 2>>"$home/run.log" | tr '\n' ' ')"
+}
+
+if [ "$gemma" -eq 1 ]; then bash "$here/fetch.sh" --gemma; else bash "$here/fetch.sh"; fi
+: >"$home/run.log"
+build_plugin
+conformance
+divergence
+long_session
+speed "" "$model" "$depths"
+[ "$gemma" -eq 0 ] || speed gemma_ "$home/gemma.gguf" 0,32000
+ask
+python3 "$here/results.py" "$home"
