@@ -4,7 +4,7 @@
 
 The prompt is read densely, once, and cached in build/end_to_end. Then every position is decoded on the text's own tokens by all settings
 in step, each with its own KV cache in f16 and its own indexes, next to a dense lane; attention runs in one thread. A setting is
-name=value,...: ratio, budget, tail (drop, estimated, calibrated), samples, certificate (off, on), confidence, cluster, window, recluster;
+name=value,...: ratio, budget, tail (drop, estimated, calibrated), samples, certificate (off, on), confidence, cluster, window, recluster, shrinkage;
 the rest keeps the library's default. errors=on also compares every head's output with dense attention to the lane's own cache; the time
 of that is not counted.
 

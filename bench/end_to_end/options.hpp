@@ -37,6 +37,7 @@ inline constexpr LaneOption kLaneOptions[] = {
     {"codes", [](LaneOptions& to, double number) { to.index.residual_codes = number != 0.0; }},
     {"cluster", [](LaneOptions& to, double number) { to.index.cluster_size = whole("cluster", number); }},
     {"window", [](LaneOptions& to, double number) { to.index.window_tokens = whole("window", number); }},
+    {"shrinkage", [](LaneOptions& to, double number) { to.index.metric_shrinkage = float(number); }},  // 1: queries do not shape the index
     {"recluster", [](LaneOptions& to, double number) { to.index.recluster_every = whole("recluster", number); }},
     {"errors", [](LaneOptions& to, double number) { to.errors = number != 0.0; }},
 };
