@@ -34,8 +34,6 @@ def prefill(home):
 def gather(home):
     own, statistics = read(home, "divergence_quorum"), json.loads((home / "statistics").read_text().splitlines()[-1])
     results = {
-        "tokens_per_second": tokens_per_second(home),
-        "prefill_tokens_per_second": prefill(home),
         "kl_mean": own["kl_mean"],
         "kl_p99": own["kl_p99"],
         "top1": own["top1"],
@@ -48,6 +46,9 @@ def gather(home):
     }
     for cache in ("unified", "split"):
         results[f"long_session_{cache}"] = {name: read(home, f"session_{name}_{cache}") for name in ("stock", "target_1", "quorum")}
+    if (home / "bench_quorum.jsonl").exists():
+        results["tokens_per_second"] = tokens_per_second(home)
+        results["prefill_tokens_per_second"] = prefill(home)
     if (home / "bench_gemma_quorum.jsonl").exists():
         results["gemma_tokens_per_second"] = tokens_per_second(home, "gemma_")
     return results
@@ -80,11 +81,12 @@ def main(folder):
     home = pathlib.Path(folder)
     results = gather(home)
     (home / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    print_speeds(results["tokens_per_second"])
-    if "gemma_tokens_per_second" in results:
-        print_speeds(results["gemma_tokens_per_second"])
-    both = results["prefill_tokens_per_second"]
-    print(f"prefill: {both['quorum'] / both['stock']:.2f} x stock, building of the index included")
+    for speeds in ("tokens_per_second", "gemma_tokens_per_second"):
+        if speeds in results:
+            print_speeds(results[speeds])
+    if "prefill_tokens_per_second" in results:
+        both = results["prefill_tokens_per_second"]
+        print(f"prefill: {both['quorum'] / both['stock']:.2f} x stock, building of the index included")
     print(f"KL {results['kl_mean']:.4f} (99 %: {results['kl_p99']:.3f}), top-1 {results['top1']:.3f} over {results['positions']} positions; "
           f"perplexity {results['perplexity']['stock']:.3f} -> {results['perplexity']['quorum']:.3f}; "
           f"{100 * results['tokens_read_share']:.1f} % of the tokens read")

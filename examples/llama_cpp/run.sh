@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # An unpatched llama.cpp with and without the plug-in: conformance, divergence, a long session, speed, a question. Everything is fetched.
 #   bash examples/llama_cpp/run.sh             SmolLM2-135M at 8192 tokens; half an hour on two cores, building included
-#   bash examples/llama_cpp/run.sh --short     small contexts: a few minutes once llama.cpp is built
+#   bash examples/llama_cpp/run.sh --short     small contexts, no timing: a few minutes
 #   bash examples/llama_cpp/run.sh --gemma     also the speed of Gemma 3 270M at 32000 tokens
 # Settings (QUORUM_..., docs/llama_cpp.md) are handed on. Prints one table and writes build/llama_cpp/results.json; fails if conformance,
 # the long session or the agreement at target 1 do.
@@ -14,11 +14,11 @@ text="$root/build/end_to_end/text.txt"
 plugin="$home/plugin/libquorum-ggml.so"
 threads=${QUORUM_JOBS:-$(nproc)}
 
-context=8192 positions=1024 depths=0,2048,8000 turns=500 rounds=2 gemma=0
+context=8192 positions=1024 depths=0,2048,8000 turns=500 rounds=2 gemma=0 short=0
 for argument in "$@"; do
   case "$argument" in
     -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-    --short) context=3072 positions=128 depths=0,2560 turns=40 rounds=1 ;;
+    --short) context=3072 positions=64 turns=40 short=1 ;;
     --gemma) gemma=1 ;;
     *) echo "run.sh: unknown argument '$argument' (try --help)" >&2; exit 2 ;;
   esac
@@ -36,7 +36,7 @@ build_plugin() {
 
 conformance() {
   say "test-backend-ops at target 1 ..."
-  with_plugin QUORUM_MIN_CONTEXT=0 QUORUM_TARGET_RATIO=1 "$home/engine/bin/test-backend-ops" -b quorum -o FLASH_ATTN_EXT >"$home/conformance.txt" 2>&1 ||
+  with_plugin QUORUM_MIN_CONTEXT=0 QUORUM_TARGET_RATIO=1 "$home/plugin/test-backend-ops" -b quorum -o FLASH_ATTN_EXT >"$home/conformance.txt" 2>&1 ||
     fail "test-backend-ops fails ($home/conformance.txt says more)"
   say "conformance: $(grep -c 'FLASH_ATTN_EXT.*OK' "$home/conformance.txt") cases pass, none fails, $(grep -c 'not supported' "$home/conformance.txt") are left to the CPU backend"
 }
@@ -75,7 +75,6 @@ bench() {
 speed() {
   local round prefix=$1 file=$2 at=$3
   say "llama-bench of $(basename "$file"), alternating ..."
-  rm -f "$home/bench_$prefix"*.jsonl
   for round in $(seq "$rounds"); do
     bench "${prefix}stock_fa_on" "$file" "$at" -fa on
     GGML_BACKEND_PATH="$plugin" bench "${prefix}quorum" "$file" "$at" -fa on
@@ -93,13 +92,17 @@ ask() {
   echo "  quorum: $(with_plugin "$home/plugin/chat" "$model" "$text" --context "$context" --threads "$threads" 2>>"$home/run.log" | tr '\n' ' ')"
 }
 
-if [ "$gemma" -eq 1 ]; then bash "$here/fetch.sh" --gemma; else bash "$here/fetch.sh"; fi
+fetch=()
+[ "$short" -eq 0 ] || fetch=(--short)
+[ "$gemma" -eq 0 ] || fetch=(--gemma)
+bash "$here/fetch.sh" "${fetch[@]}"
 : >"$home/run.log"
+rm -f "$home"/bench_*.jsonl
 build_plugin
 conformance
 divergence
 long_session
-speed "" "$model" "$depths"
+[ "$short" -eq 1 ] || speed "" "$model" "$depths"
 [ "$gemma" -eq 0 ] || speed gemma_ "$home/gemma.gguf" 0,32000
 ask
 python3 "$here/results.py" "$home"
