@@ -74,8 +74,8 @@ struct TokenFilter {
 // Turns an additive mask of f16, 0 for visible and -inf for not, as ggml has them, into bits.
 //
 // Shapes: additive [count]; words [mask_words(count)], bits beyond count are 0. Errors: false if an entry is anything else (position biases
-// are not supported); the words then mean nothing. Cost: reads 2 bytes a token; a tenth of a nanosecond each where 64 neighbours are alike,
-// a nanosecond elsewhere.
+// are not supported); the words then mean nothing. Cost: reads 2 bytes a token; about a nanosecond each, much less where
+// 64 neighbours are alike.
 inline bool bits_of_additive_mask(const f16* additive, int count, uint64_t* words) {
   constexpr uint16_t kMinusInfinity = 0xfc00, kSign = 0x8000;
   bool understood = true;
