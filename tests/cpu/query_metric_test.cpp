@@ -22,66 +22,81 @@ std::vector<float> anisotropic_queries(int num_rows, int num_qo_heads, int head_
 
 }  // namespace
 
-TEST_CASE("second moment of the group's queries: trace head_dim, shrunk towards the identity") {
+TEST_CASE("second moment of the group's queries: the mean of the heads' own, each with trace head_dim") {
   const AttentionShape shape{4, 2, 16, 0.0f};
-  const auto queries = anisotropic_queries(300, 4, 16, 81);
+  auto queries = anisotropic_queries(300, 4, 16, 81);
+  for (int row = 0; row < 300; ++row)  // a head with long queries
+    for (int c = 0; c < 16; ++c) queries[size_t(row * 4 + 3) * 16 + size_t(c)] *= c % 2 == 0 ? 100.0f : 1.0f;
   const QueryView view = QueryView::contiguous(queries.data(), 300, 4, 16);
-  const Eigen::MatrixXd moment = shrunk_second_moment(&view, shape, 1, 0.1f);
+  const Eigen::MatrixXd moment = second_moment(&view, shape, 1);
   CHECK(test::near(moment.trace(), 16.0, 1e-4));
   CHECK((moment - moment.transpose()).cwiseAbs().maxCoeff() <= 1e-5);
-  // By hand: mean of q q^T over query heads 2 and 3.
   Eigen::MatrixXd want = Eigen::MatrixXd::Zero(16, 16);
-  for (int row = 0; row < 300; ++row)
-    for (const int head : {2, 3}) {
+  for (const int head : {2, 3}) {
+    Eigen::MatrixXd own = Eigen::MatrixXd::Zero(16, 16);
+    for (int row = 0; row < 300; ++row) {
       const Eigen::VectorXd q = Eigen::Map<const Eigen::VectorXf>(queries.data() + (row * 4 + head) * 16, 16).cast<double>();
-      want += q * q.transpose();
+      own += q * q.transpose();
     }
-  want = 0.9 * 16.0 / want.trace() * want + 0.1 * Eigen::MatrixXd::Identity(16, 16);
+    want += 0.5 * 16.0 / own.trace() * own;
+  }
   CHECK((moment - want).cwiseAbs().maxCoeff() <= 1e-4);
-  CHECK((shrunk_second_moment(&view, shape, 1, 1.0f) - Eigen::MatrixXd::Identity(16, 16)).cwiseAbs().maxCoeff() <= 1e-6);
 }
 
 TEST_CASE("without usable queries the metric is the identity") {
   const AttentionShape shape{2, 1, 8, 0.0f};
   const auto is_identity = [](const Eigen::MatrixXd& m) { return m == Eigen::MatrixXd::Identity(8, 8); };
-  CHECK(is_identity(shrunk_second_moment(nullptr, shape, 0, 0.1f)));
+  CHECK(is_identity(second_moment(nullptr, shape, 0)));
   std::vector<float> queries(3 * 2 * 8, 0.0f);
   QueryView view = QueryView::contiguous(queries.data(), 3, 2, 8);
-  CHECK(is_identity(shrunk_second_moment(&view, shape, 0, 0.1f)));  // all zero
+  CHECK(is_identity(second_moment(&view, shape, 0)));  // all zero
   std::fill(queries.begin(), queries.end(), kNan);
-  CHECK(is_identity(shrunk_second_moment(&view, shape, 0, 0.1f)));
+  CHECK(is_identity(second_moment(&view, shape, 0)));
   std::fill(queries.begin(), queries.end(), 1e30f);  // squares overflow
-  CHECK(is_identity(shrunk_second_moment(&view, shape, 0, 0.1f)));
+  CHECK(is_identity(second_moment(&view, shape, 0)));
   view.num_rows = 0;
-  CHECK(is_identity(shrunk_second_moment(&view, shape, 0, 0.1f)));
+  CHECK(is_identity(second_moment(&view, shape, 0)));
+  const MetricFactor factor = factor_metric(second_moment(&view, shape, 0), 0.1f);
+  CHECK((factor.forward * factor.forward.transpose() - Eigen::MatrixXd::Identity(8, 8)).cwiseAbs().maxCoeff() <= 1e-12);
+}
+
+TEST_CASE("a head without usable queries leaves the metric to the others") {
+  const AttentionShape shape{2, 1, 8, 0.0f};
+  auto queries = test::gaussian_floats(20 * 2 * 8, 86);
+  for (int row = 0; row < 20; ++row) std::fill_n(queries.begin() + (row * 2 + 1) * 8, 8, 0.0f);
+  const QueryView both = QueryView::contiguous(queries.data(), 20, 2, 8);
+  std::vector<float> first;
+  for (int row = 0; row < 20; ++row) first.insert(first.end(), queries.begin() + row * 16, queries.begin() + row * 16 + 8);
+  const QueryView alone = QueryView::contiguous(first.data(), 20, 1, 8);
+  CHECK((second_moment(&both, shape, 0) - second_moment(&alone, {1, 1, 8, 0.0f}, 0)).cwiseAbs().maxCoeff() <= 1e-6);
 }
 
 TEST_CASE("a NaN row is left out") {
   const AttentionShape shape{1, 1, 8, 0.0f};
   auto queries = test::gaussian_floats(10 * 8, 82);
   const QueryView first_nine = QueryView::contiguous(queries.data(), 9, 1, 8), all = QueryView::contiguous(queries.data(), 10, 1, 8);
-  const Eigen::MatrixXd want = shrunk_second_moment(&first_nine, shape, 0, 0.1f);
+  const Eigen::MatrixXd want = second_moment(&first_nine, shape, 0);
   queries[9 * 8 + 3] = kNan;
-  CHECK((shrunk_second_moment(&all, shape, 0, 0.1f) - want).cwiseAbs().maxCoeff() <= 1e-6);
+  CHECK((second_moment(&all, shape, 0) - want).cwiseAbs().maxCoeff() <= 1e-6);
 }
 
-TEST_CASE("the factor and its inverse") {
+TEST_CASE("the factor of the metric, and its inverse") {
   const AttentionShape shape{1, 1, 24, 0.0f};
   const auto queries = anisotropic_queries(200, 1, 24, 83);
   const QueryView view = QueryView::contiguous(queries.data(), 200, 1, 24);
-  const Eigen::MatrixXd moment = shrunk_second_moment(&view, shape, 0, 0.1f);
-  const MetricFactor factor = factor_metric(moment);
-  CHECK((factor.forward * factor.forward.transpose() - moment).cwiseAbs().maxCoeff() <= 1e-9);
-  CHECK((factor.inverse * factor.forward - Eigen::MatrixXd::Identity(24, 24)).cwiseAbs().maxCoeff() <= 1e-9);
-  // Queries are nearly white in these coordinates: what shrinking by 0.1 leaves is less than a factor of 10.
-  Eigen::MatrixXd white = Eigen::MatrixXd::Zero(24, 24);
-  for (int row = 0; row < 200; ++row) {
-    const Eigen::VectorXd y = factor.inverse * Eigen::Map<const Eigen::VectorXf>(queries.data() + row * 24, 24).cast<double>();
-    white += y * y.transpose();
-  }
-  white *= 24.0 / white.trace();
-  CHECK(white.diagonal().maxCoeff() / white.diagonal().minCoeff() < 10.0);
-  CHECK(moment.diagonal().maxCoeff() / moment.diagonal().minCoeff() > 20.0);
+  const Eigen::MatrixXd moment = second_moment(&view, shape, 0), identity = Eigen::MatrixXd::Identity(24, 24);
+  const MetricFactor factor = factor_metric(moment, 0.05f);
+  CHECK((factor.inverse * factor.forward - identity).cwiseAbs().maxCoeff() <= 1e-9);
+  // The square root of the moment, scaled to trace 24 and shrunk: M' - a I squared is the moment again, up to its scale.
+  static_assert(kMetricPower == 0.5);
+  const Eigen::MatrixXd metric = factor.forward * factor.forward.transpose();
+  CHECK(test::near(metric.trace(), 24.0, 1e-9));
+  Eigen::MatrixXd square = (metric - double(0.05f) * identity) * (metric - double(0.05f) * identity);
+  square *= 24.0 / square.trace();
+  CHECK((square - moment).cwiseAbs().maxCoeff() <= 1e-9);
+  // Shrunk all the way it is plain L2.
+  const MetricFactor plain = factor_metric(moment, 1.0f);
+  CHECK((plain.forward * plain.forward.transpose() - identity).cwiseAbs().maxCoeff() <= 1e-12);
 }
 
 TEST_CASE("signs are random, of one head and seed, and the same again") {

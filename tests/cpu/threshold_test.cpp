@@ -161,3 +161,14 @@ TEST_CASE("NaN and keys above all buckets are chosen first") {
   CHECK(got.chosen.count == 2);
   CHECK(got.chosen.weight[0] == 3.0);
 }
+
+TEST_CASE("all entries of all workers add up, those of the last bucket too") {
+  for (const int workers : {1, 3}) {
+    Entries entries(5, workers, 1000, 91, -60.0);  // a third lies below the last bucket's bound
+    double want[5] = {}, got[5];
+    for (const auto& weights : entries.weights)
+      for (int g = 0; g < 5; ++g) want[g] += double(weights[size_t(g)]);
+    cpu::add_up(entries.task(), &cpu::WorkerScratch::token_keys, got);
+    for (int g = 0; g < 5; ++g) CHECK(test::near(got[g], want[g], 1e-5 * want[g]));
+  }
+}

@@ -42,7 +42,7 @@ struct IndexOptions {
   // multiplications; clustering n tokens takes about 1 + n / 150 of them for each KV head.
   int pieces_per_append = 0;
   // Weight of the identity in the query metric, [1e-4, 1]: 1 is plain L2, smaller trusts the sampled queries more.
-  float metric_shrinkage = 0.1f;
+  float metric_shrinkage = 0.05f;
   IndexStorage storage = IndexStorage::int8;
   // `diagonal` stores head_dim + 4 more bytes a cluster and allows either model when decoding; otherwise none or shared.
   VarianceModel variance = VarianceModel::shared;
@@ -124,8 +124,8 @@ constexpr float candidate_coverage(const DecodeOptions& options) {
   if (options.candidate_coverage > 0.0f) return options.candidate_coverage;
   if (options.fixed_budget > 0) return 0.95f;
   if (options.target_error > 0.0f) {
-    const float coverage = 1.0f - options.target_error;
-    return coverage < 0.9f ? 0.9f : coverage > 0.97f ? 0.97f : coverage;
+    const float coverage = 1.0f - 0.5f * options.target_error;
+    return coverage < 0.9f ? 0.9f : coverage > 0.99f ? 0.99f : coverage;
   }
   return 1.0f - (1.0f - options.target_ratio) / 10.0f;
 }

@@ -130,7 +130,7 @@ inline std::vector<std::shared_ptr<Segment>> build_first_segments(const BuildInp
   std::vector<MetricFactor> factors(static_cast<size_t>(num_kv_heads));
   for_each_head_segment(executor, 1, num_kv_heads, {}, [&](int, int head) {
     QueryMetric& metric = metrics[size_t(head)];
-    factors[size_t(head)] = factor_metric(shrunk_second_moment(prompt_queries, *input.shape, head, input.options->metric_shrinkage));
+    factors[size_t(head)] = factor_metric(second_moment(prompt_queries, *input.shape, head), input.options->metric_shrinkage);
     metric.forward = factors[size_t(head)].forward.template cast<float>();
     metric.signs = random_signs(input.shape->head_dim, input.options->seed, head);
     metric.mean_key = mean_key(input, head, tokens);

@@ -26,18 +26,21 @@ inline void square_outside(const HeadTask& task, const ClusterHeadView& head, co
   std::copy_n(sums, task.num_heads, task.own().always);
 }
 
-// Squared length of the sum of all workers' accumulators, by head. Two barriers.
-inline void accumulated_squares(const HeadTask& task, double* squares) {
+// Squared length of the sum of all workers' accumulators over total[g], by head. Two barriers.
+inline void accumulated_squares(const HeadTask& task, const double* total, double* squares) {
+  using namespace simd;
   task.team.sync();
-  const int dim = padded_dim(task.head_dim()), first = task.team.first(dim), last = task.team.last(dim);
+  const int vectors = padded_dim(task.head_dim()) / kVectorSize;
   for (int g = 0; g < task.num_heads; ++g) {
-    double sum = 0.0;
-    for (int c = first; c < last; ++c) {
-      float x = 0.0f;
-      for (int w = 0; w < task.team.num_workers; ++w) x += task.workers[w].accumulated.row(g)[c];
-      sum += double(x) * double(x);
+    const Vector factor(float(1.0 / total[g]));
+    Vector sum(0.0f);
+    for (int c = task.team.first(vectors) * kVectorSize; c < task.team.last(vectors) * kVectorSize; c += kVectorSize) {
+      Vector x(0.0f);
+      for (int w = 0; w < task.team.num_workers; ++w) x = x + load(task.workers[w].accumulated.row(g) + c);
+      x = x * factor;
+      sum = multiply_add(x, x, sum);
     }
-    task.own().estimate[g] = sum;
+    task.own().estimate[g] = double(reduce_add(sum));
   }
   task.team.sync();
   std::fill_n(squares, task.num_heads, 0.0);
@@ -57,20 +60,16 @@ inline bool model_error(const HeadTask& task, const ClusterHeadView& head, const
   std::fill_n(unscaled, task.num_heads, 1.0f);
   attend_coded_rest(task, head, coded, unscaled);
   square_outside(task, head, coded);
-  accumulated_squares(task, squares);
-  std::fill_n(coded.squares, task.num_heads, 0.0);
-  for (int w = 0; w < task.team.num_workers; ++w)
-    for (int bucket = 0; bucket < kNumKeyBuckets; ++bucket)
-      for (int g = 0; g < task.num_heads; ++g)
-        coded.squares[g] += double(task.workers[w].token_keys.weights[bucket * bucket_row(task.num_heads) + g]);
+  for (int g = 0; g < task.num_heads; ++g) total[g] = state.read[g] + coded.coded[g] + coded.outside[g];
+  accumulated_squares(task, total, squares);
+  add_up(task, &WorkerScratch::token_keys, coded.squares);
   bool finite = true;
   for (int g = 0; g < task.num_heads; ++g) {
     finite = finite && std::isfinite(squares[g]);
     coded.outside_squares[g] = 0.0;
     for (int w = 0; w < task.team.num_workers; ++w) coded.outside_squares[g] += task.workers[w].always[g];
     coded.outside_squares[g] *= coded.outside_factor[g] * coded.outside_factor[g];
-    total[g] = state.read[g] + coded.coded[g] + coded.outside[g];
-    coded.error_model[g] = ErrorModel::of(head.moments, double(queries.square[g]), squares[g] / (total[g] * total[g]), total[g]);
+    coded.error_model[g] = ErrorModel::of(head.moments, double(queries.square[g]), squares[g], total[g]);
   }
   coded.attended = true;
   return finite;

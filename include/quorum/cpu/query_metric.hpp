@@ -39,40 +39,50 @@ struct QueryMetric {
 
 using Metrics = std::vector<QueryMetric>;  // [num_kv_heads]
 
-// Second moment of the group's sampled queries, trace normalised to head_dim and shrunk towards the identity (eq. 3).
+// How much the sampled queries shape the metric: 1 makes them white, 0 is plain L2. What a prompt asked is not all that will be asked:
+// along directions that it did not use, white coordinates let single heavy keys disappear in clusters (docs/performance.md).
+inline constexpr double kMetricPower = 0.5;
+
+// Second moment of the group's sampled queries, the mean of the heads' own ones with trace head_dim each: a head with short queries has as
+// much of a say as the others, since its output counts as much (eq. 3).
 //
 // Shapes: queries [num_rows][num_qo_heads][head_dim], any element type. Rows with NaN or Inf are left out; without any row: identity.
-inline Eigen::MatrixXd shrunk_second_moment(const QueryView* queries, const AttentionShape& shape, int kv_head, float shrinkage) {
-  const int d = shape.head_dim;
-  const Eigen::MatrixXd identity = Eigen::MatrixXd::Identity(d, d);
-  if (queries == nullptr || queries->num_rows == 0) return identity;
-  const int group = shape.group_size();
-  constexpr int kPart = 64;  // query rows multiplied together: bounds the copy
-  RowMatrix rows(kPart * group, d);
+inline Eigen::MatrixXd second_moment(const QueryView* queries, const AttentionShape& shape, int kv_head) {
+  const int d = shape.head_dim, group = shape.group_size(), num_rows = queries == nullptr ? 0 : queries->num_rows;
+  constexpr int kPart = 256;  // query rows multiplied together: bounds the copy
+  RowMatrix rows(kPart, d);
   std::vector<float> row(size_t(padded_dim(d)));
-  Eigen::MatrixXd moment = Eigen::MatrixXd::Zero(d, d);
-  for (int first = 0; first < queries->num_rows; first += kPart) {
-    int count = 0;
-    for (int i = first; i < std::min(first + kPart, queries->num_rows); ++i)
-      for (int g = 0; g < group; ++g) {
+  Eigen::MatrixXd mean = Eigen::MatrixXd::Zero(d, d);
+  for (int g = 0; g < group; ++g) {
+    Eigen::MatrixXd moment = Eigen::MatrixXd::Zero(d, d);
+    for (int first = 0; first < num_rows; first += kPart) {
+      int count = 0;
+      for (int i = first; i < std::min(first + kPart, num_rows); ++i) {
         load_row(queries->row(i, kv_head * group + g), queries->type, d, 1.0f, row.data());
         rows.row(count) = Eigen::Map<const Eigen::RowVectorXf>(row.data(), d);
         if (rows.row(count).allFinite()) ++count;
       }
-    moment += (rows.topRows(count).transpose() * rows.topRows(count)).template cast<double>();
+      moment += (rows.topRows(count).transpose() * rows.topRows(count)).template cast<double>();
+    }
+    const double trace = moment.trace();
+    if (trace > 0.0 && std::isfinite(trace)) mean += moment / trace;
   }
-  const double trace = moment.trace();
-  if (!(trace > 0.0) || !std::isfinite(trace)) return identity;
-  return (1.0 - double(shrinkage)) * double(d) / trace * moment + double(shrinkage) * identity;
+  const double trace = mean.trace();
+  return trace > 0.0 ? Eigen::MatrixXd(double(d) / trace * mean) : Eigen::MatrixXd(Eigen::MatrixXd::Identity(d, d));
 }
 
-// A factor B with B B^T = moment, and its inverse. moment must be positive definite.
+// A factor B with B B^T = M', and its inverse.
 struct MetricFactor {
   Eigen::MatrixXd forward, inverse;
 };
-inline MetricFactor factor_metric(const Eigen::MatrixXd& moment) {
+
+// M' (eq. 3): the eigenvalues of `moment`, positive semi-definite, to the power kMetricPower, trace head_dim again, shrunk towards the
+// identity.
+inline MetricFactor factor_metric(const Eigen::MatrixXd& moment, float shrinkage) {
   const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(moment);
-  const Eigen::VectorXd root = solver.eigenvalues().cwiseMax(1e-12).cwiseSqrt();
+  const Eigen::ArrayXd powers = solver.eigenvalues().array().max(0.0).pow(kMetricPower);
+  const Eigen::ArrayXd shrunk = (1.0 - double(shrinkage)) * powers / powers.mean() + double(shrinkage);
+  const Eigen::VectorXd root = shrunk.max(1e-12).sqrt();
   return {solver.eigenvectors() * root.asDiagonal(), root.cwiseInverse().asDiagonal() * solver.eigenvectors().transpose()};
 }
 

@@ -70,25 +70,37 @@ inline Threshold next_token_threshold(const HeadTask& task, const DecodeOptions&
   return next_threshold(task, &WorkerScratch::token_keys, coded.listed, options.max_tokens, enough);
 }
 
-// Adds up the coded weights of a candidate's tokens beyond `bucket` anew. Taking the listed ones away from the sum would leave its
-// rounding, which is more than the rest where a code flatters its token by orders of magnitude.
-inline void sum_unread(const HeadTask& task, const CodedState& coded, int candidate, int bucket) {
-  using namespace simd;
+// Sums of coded shares by head, spread over the lanes of vectors.
+struct ShareSums {
+  simd::Vector heads[kMaxGroupSize];
+
+  ShareSums() { std::fill_n(heads, kMaxGroupSize, simd::Vector(0.0f)); }
+};
+
+// Adds up the coded weights of a candidate's tokens beyond `bucket` anew: taking the listed ones away from the sum would leave its
+// rounding, which is more than the rest where a code flatters its token by orders of magnitude. Those that are being listed are added to
+// `listed`.
+inline void sum_unread(const HeadTask& task, const CodedState& coded, int candidate, int bucket, ShareSums& listed) {
   const HeadScratch& shared = *task.shared;
-  const int heads = task.num_heads;
-  float sums[kMaxGroupSize * kVectorSize] = {};
-  for (int block = shared.first_block[candidate]; block < shared.first_block[candidate + 1]; ++block) {
-    float unread[kCodeBlock];
-    lanes_beyond(shared.token_bucket + int64_t(block) * kCodeBlock, bucket, unread);
-    const f16* shares = shared.token_share + int64_t(block) * heads * kCodeBlock;
-    for (int g = 0; g < heads; ++g)
-      for (int lane = 0; lane < kCodeBlock; lane += kVectorSize) {
-        const Vector share = where_positive(load(unread + lane), load_as_float(shares + g * kCodeBlock + lane), Vector(0.0f));
-        store(sums + g * kVectorSize, load(sums + g * kVectorSize) + share);
-      }
-  }
+  const int heads = task.num_heads, first = shared.first_block[candidate], last = shared.first_block[candidate + 1];
   float* mass = shared.coded_mass + int64_t(candidate) * heads;
-  for_head_blocks(heads, [&](auto count, int g) { reduce_rows<count()>(sums + g * kVectorSize, mass + g); });
+  simd::for_head_blocks(heads, [&](auto count, int g) {
+    constexpr int G = count();
+    simd::Vector unread[G], chosen[G];
+    std::fill_n(unread, G, simd::Vector(0.0f));
+    std::copy_n(listed.heads + g, G, chosen);
+    for (int block = first; block < last; ++block) {
+      const uint16_t* buckets = shared.token_bucket + int64_t(block) * kCodeBlock;
+      const f16* shares = shared.token_share + (int64_t(block) * heads + g) * kCodeBlock;
+      const uint32_t up_to = simd::lanes_up_to(buckets, bucket);
+      simd::add_lanes<G>(shares, ~up_to, unread);
+      simd::add_lanes<G>(shares, up_to & ~simd::lanes_up_to(buckets, coded.listed.bucket), chosen);
+    }
+    std::copy_n(chosen, G, listed.heads + g);
+    float sums[G * simd::kVectorSize];
+    for (int i = 0; i < G; ++i) simd::store(sums + i * simd::kVectorSize, unread[i]);
+    simd::reduce_rows<G>(sums, mass + g);
+  });
   for (int g = 0; g < heads; ++g) mass[g] *= float(coded.total[g]);
 }
 
@@ -104,7 +116,8 @@ inline void list_tokens(const HeadTask& task, const ClusterHeadView& head, const
     at = std::accumulate(counts + coded.listed.bucket + 1, counts + bucket + 1, at);
   }
   task.team.sync();  // others may still read what was published last
-  double listed[kMaxGroupSize] = {}, unread[kMaxGroupSize] = {};
+  ShareSums listed;
+  double unread[kMaxGroupSize] = {};
   for (int candidate = own.first; candidate < own.last; ++candidate) {
     const int first = shared.first_block[candidate], before = at;
     for (int block = first; block < shared.first_block[candidate + 1]; ++block) {
@@ -112,18 +125,13 @@ inline void list_tokens(const HeadTask& task, const ClusterHeadView& head, const
       uint32_t lanes = simd::lanes_up_to(buckets, bucket) & ~simd::lanes_up_to(buckets, coded.listed.bucket);
       if (lanes == 0) continue;
       const int32_t* tokens = cluster_at(head, shared.cluster[candidate]).tokens() + (block - first) * kCodeBlock;
-      const f16* shares = shared.token_share + int64_t(block) * heads * kCodeBlock;
-      for (; lanes != 0; lanes &= lanes - 1) {
-        const int lane = std::countr_zero(lanes);
-        shared.tokens[at++] = tokens[lane];
-        for (int g = 0; g < heads; ++g) listed[g] += double(to_float(shares[g * kCodeBlock + lane]));
-      }
+      for (; lanes != 0; lanes &= lanes - 1) shared.tokens[at++] = tokens[std::countr_zero(lanes)];
     }
-    if (at > before) sum_unread(task, coded, candidate, bucket);
+    if (at > before) sum_unread(task, coded, candidate, bucket, listed);
     for (int g = 0; g < heads; ++g) unread[g] += double(shared.coded_mass[int64_t(candidate) * heads + g]);
   }
   for (int g = 0; g < heads; ++g) {
-    task.own().estimate[g] = coded.total[g] * listed[g];
+    task.own().estimate[g] = coded.total[g] * double(simd::reduce_add(listed.heads[g]));
     task.own().expected[g] = unread[g];
   }
   task.team.sync();

@@ -59,11 +59,23 @@ Threshold next_threshold(const HeadTask& task, KeyHistogram WorkerScratch::*hist
     if (from.chosen.count + count > max_count) break;
     from.bucket = bucket;
     from.chosen.count += count;
-    for (int w = 0; w < task.team.num_workers; ++w)
-      for (int g = 0; g < task.num_heads; ++g) from.chosen.weight[g] += double((task.workers[w].*histogram).weights[bucket * row + g]);
+    for (int w = 0; w < task.team.num_workers; ++w) {
+      const float* weights = (task.workers[w].*histogram).weights + bucket * row;
+      for (int g = 0; g < row; g += simd::kBucketHeads)  // whole registers: sums beyond the heads are 0
+        for (int i = 0; i < simd::kBucketHeads; ++i) from.chosen.weight[g + i] += double(weights[g + i]);
+    }
   }
   if (from.bucket >= 0) from.key = bucket_key(from.bucket);
   return from;
+}
+
+// Sums of all workers' entries, those of the last bucket too, by head. Caller: as next_threshold().
+inline void add_up(const HeadTask& task, KeyHistogram WorkerScratch::*histogram, double* sums) {
+  const Threshold all = next_threshold(task, histogram, {}, kMaxCount, [](const Chosen&) { return false; });
+  std::copy_n(all.chosen.weight, task.num_heads, sums);
+  for (int w = 0; w < task.team.num_workers; ++w)
+    for (int g = 0; g < task.num_heads; ++g)
+      sums[g] += double((task.workers[w].*histogram).weights[(kNumKeyBuckets - 1) * bucket_row(task.num_heads) + g]);
 }
 
 }  // namespace quorum::cpu

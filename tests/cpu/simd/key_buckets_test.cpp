@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <bit>
+#include <cmath>
 #include <vector>
 
 #include "tests/support/random.hpp"
@@ -166,15 +167,25 @@ TEST_CASE("lanes are listed in order, and nothing further than sixteen entries i
   }
 }
 
-TEST_CASE("lanes beyond a bucket, for every bucket and none") {
+TEST_CASE("sums over the wanted lanes, for some heads; what the others hold does not matter") {
   const uint64_t seed = 29;
   CAPTURE(seed);
   test::Random random(seed);
-  uint16_t buckets[16];
-  for (uint16_t& bucket : buckets) bucket = uint16_t(random.below(kNumKeyBuckets));
-  for (int bucket = -1; bucket < kNumKeyBuckets; ++bucket) {
-    float out[16];
-    simd::lanes_beyond(buckets, bucket, out);
-    for (int i = 0; i < 16; ++i) CHECK(out[i] == (int(buckets[i]) > bucket ? 1.0f : 0.0f));
+  for (int round = 0; round < 200; ++round) {
+    const uint32_t lanes = round == 0 ? 0u : round == 1 ? 0xffffffffu : uint32_t(random.below(65536));
+    f16 values[3 * 16];
+    double want[3];
+    simd::Vector sums[3];
+    for (int g = 0; g < 3; ++g) {
+      sums[g] = simd::Vector(0.5f);
+      want[g] = 0.5 * simd::kVectorSize;
+      for (int i = 0; i < 16; ++i) {
+        const bool wanted = (lanes >> i & 1) != 0;
+        values[g * 16 + i] = from_float<f16>(wanted ? float(random.uniform()) : kNan);
+        if (wanted) want[g] += double(to_float(values[g * 16 + i]));
+      }
+    }
+    simd::add_lanes<3>(values, lanes, sums);
+    for (int g = 0; g < 3; ++g) CHECK(!(std::fabs(double(simd::reduce_add(sums[g])) - want[g]) > 1e-5));
   }
 }

@@ -82,13 +82,17 @@ QUORUM_ALWAYS_INLINE int list_lanes(uint32_t lanes, int first, int32_t* out) {
 #endif
 }
 
-// out[i] = 1 where buckets[i] > bucket, else 0, 16 of them.
-QUORUM_ALWAYS_INLINE void lanes_beyond(const uint16_t* buckets, int bucket, float* out) {
+// sums[g] += values[g][i] over the lanes i of 16 whose bit is set, for G heads; the sum of a vector's lanes is what counts.
+template <int G>
+QUORUM_ALWAYS_INLINE void add_lanes(const f16* values, uint32_t lanes, Vector (&sums)[G]) {
 #if defined(__AVX512F__) && !defined(QUORUM_SCALAR)
-  const __m512i all = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(buckets)));
-  _mm512_storeu_ps(out, _mm512_maskz_mov_ps(_mm512_cmpgt_epi32_mask(all, _mm512_set1_epi32(bucket)), _mm512_set1_ps(1.0f)));
+  for (int g = 0; g < G; ++g) sums[g] = _mm512_mask_add_ps(sums[g], __mmask16(lanes), sums[g], load_as_float(values + g * 16));
 #else
-  for (int i = 0; i < 16; ++i) out[i] = int(buckets[i]) > bucket ? 1.0f : 0.0f;
+  float wanted[16];
+  for (int i = 0; i < 16; ++i) wanted[i] = float(lanes >> i & 1);
+  for (int lane = 0; lane < 16; lane += kVectorSize)
+    for (int g = 0; g < G; ++g)
+      sums[g] = sums[g] + where_positive(load(wanted + lane), load_as_float(values + g * 16 + lane), Vector(0.0f));
 #endif
 }
 
