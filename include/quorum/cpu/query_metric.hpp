@@ -43,32 +43,31 @@ using Metrics = std::vector<QueryMetric>;  // [num_kv_heads]
 // along directions that it did not use, white coordinates let single heavy keys disappear in clusters (docs/performance.md).
 inline constexpr double kMetricPower = 0.5;
 
-// Second moment of the group's sampled queries, the mean of the heads' own ones with trace head_dim each: a head with short queries has as
-// much of a say as the others, since its output counts as much (eq. 3).
+// Second moment of the group's sampled queries, trace normalised to head_dim (eq. 3).
 //
 // Shapes: queries [num_rows][num_qo_heads][head_dim], any element type. Rows with NaN or Inf are left out; without any row: identity.
 inline Eigen::MatrixXd second_moment(const QueryView* queries, const AttentionShape& shape, int kv_head) {
-  const int d = shape.head_dim, group = shape.group_size(), num_rows = queries == nullptr ? 0 : queries->num_rows;
-  constexpr int kPart = 256;  // query rows multiplied together: bounds the copy
-  RowMatrix rows(kPart, d);
+  const int d = shape.head_dim;
+  const Eigen::MatrixXd identity = Eigen::MatrixXd::Identity(d, d);
+  if (queries == nullptr || queries->num_rows == 0) return identity;
+  const int group = shape.group_size();
+  constexpr int kPart = 64;  // query rows multiplied together: bounds the copy
+  RowMatrix rows(kPart * group, d);
   std::vector<float> row(size_t(padded_dim(d)));
-  Eigen::MatrixXd mean = Eigen::MatrixXd::Zero(d, d);
-  for (int g = 0; g < group; ++g) {
-    Eigen::MatrixXd moment = Eigen::MatrixXd::Zero(d, d);
-    for (int first = 0; first < num_rows; first += kPart) {
-      int count = 0;
-      for (int i = first; i < std::min(first + kPart, num_rows); ++i) {
+  Eigen::MatrixXd moment = Eigen::MatrixXd::Zero(d, d);
+  for (int first = 0; first < queries->num_rows; first += kPart) {
+    int count = 0;
+    for (int i = first; i < std::min(first + kPart, queries->num_rows); ++i)
+      for (int g = 0; g < group; ++g) {
         load_row(queries->row(i, kv_head * group + g), queries->type, d, 1.0f, row.data());
         rows.row(count) = Eigen::Map<const Eigen::RowVectorXf>(row.data(), d);
         if (rows.row(count).allFinite()) ++count;
       }
-      moment += (rows.topRows(count).transpose() * rows.topRows(count)).template cast<double>();
-    }
-    const double trace = moment.trace();
-    if (trace > 0.0 && std::isfinite(trace)) mean += moment / trace;
+    moment += (rows.topRows(count).transpose() * rows.topRows(count)).template cast<double>();
   }
-  const double trace = mean.trace();
-  return trace > 0.0 ? Eigen::MatrixXd(double(d) / trace * mean) : Eigen::MatrixXd(Eigen::MatrixXd::Identity(d, d));
+  const double trace = moment.trace();
+  if (!(trace > 0.0) || !std::isfinite(trace)) return identity;
+  return double(d) / trace * moment;
 }
 
 // A factor B with B B^T = M', and its inverse.
