@@ -33,6 +33,9 @@ class ClusterIndex {
     check(cudaMemcpy(memory_.as<>(), content.data(), content.size(), cudaMemcpyHostToDevice), "cuda::ClusterIndex", "cudaMemcpy");
   }
 
+  // Takes over memory in which an index lies already; heads: its views, [num_kv_heads], in that memory.
+  ClusterIndex(DeviceBuffer memory, const FlatHeadView* heads) noexcept : memory_(std::move(memory)), heads_(heads) {}
+
   // [num_kv_heads], in device memory: this sequence's row of DecodeBatch::heads.
   const FlatHeadView* heads() const noexcept { return heads_; }
   int64_t bytes() const noexcept { return memory_.bytes(); }
