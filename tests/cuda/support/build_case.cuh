@@ -8,9 +8,9 @@
 namespace quorum::test {
 
 // All kernels of a build are compiled in build_case.cu, once.
-cuda::ClusterIndex build_index(const AttentionShape& shape, const IndexOptions& options, const KvCacheView& kv,
+cuda::ClusterIndex build_on_device(const AttentionShape& shape, const IndexOptions& options, const KvCacheView& kv,
                                const MetricFactorView& metric = {});
-const FlatHeadView* build_index(const AttentionShape& shape, const IndexOptions& options, const KvCacheView& kv,
+const FlatHeadView* build_on_device(const AttentionShape& shape, const IndexOptions& options, const KvCacheView& kv,
                                 const MetricFactorView& metric, const cuda::BuildMemory& memory, cudaStream_t stream);
 
 // One sequence of a case's cache, on the device.
@@ -28,7 +28,7 @@ inline cuda::HostIndex built_index(const HostCase& host, const DeviceCase& devic
   const AttentionShape& shape = host.options().shape;
   const cuda::DeviceBuffer forward = upload(factors.forward), inverse = upload(factors.inverse);
   const MetricFactorView metric{forward.as<float>(), inverse.as<float>()};
-  const cuda::ClusterIndex index = build_index(shape, host.options().index, device_kv(host, device, sequence), metric);
+  const cuda::ClusterIndex index = build_on_device(shape, host.options().index, device_kv(host, device, sequence), metric);
   return cuda::HostIndex(index.heads(), shape.num_kv_heads, shape.head_dim);
 }
 

@@ -15,6 +15,9 @@ inline constexpr int kBuildRows = 16;
 inline constexpr int kKeyTile = 64;
 // Threads of the kernels that have a warp for a cluster or a row, or a thread for a coordinate.
 inline constexpr int kBuildThreads = 256;
+// Blocks of them that a multiprocessor holds at least: 64 registers a thread, or 80, keep several rows in flight.
+template <int kHeadDim>
+inline constexpr int kBuildBlocks = kHeadDim <= 128 ? 4 : 3;
 // Most clusters of a segment: the counters of all warps that sort its tokens fit into the shared memory of a block.
 inline constexpr int kMaxSegmentClusters = 4096;
 

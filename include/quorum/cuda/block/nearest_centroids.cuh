@@ -49,7 +49,7 @@ struct NearestCentroids {
     const int lane = int(threadIdx.x) % kWarpSize;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      if (t >= num_tiles) break;
+      if (t >= num_tiles) continue;  // the same for all lanes
       int32_t dot[4];
       int8_dots<kHeadDim>(centroids, rows[t], dot);
 #pragma unroll

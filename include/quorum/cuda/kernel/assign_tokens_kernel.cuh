@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kAssignThreads) assign_tokens_kernel(const __g
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int i = first + t * 8 + lane % 4 * 2 + j;
-      if (lane / 4 != t % 8 || i >= segment.num_rows) continue;  // all lanes of a column know its rows
+      if (lane >= 4 || i >= segment.num_rows) continue;  // every four lanes know the same
       const int64_t at = p.tokens_of(head) + segment.first_row + i;
       const RowConstants& own = p.workspace.constants[row + i - first];
       changed += p.round == 0 || p.workspace.assignment[at] != nearest.cluster[t][j] ? 1 : 0;

@@ -17,7 +17,7 @@ struct SlotPlace {
 
 // Centroids in the coordinates of the index. Grid: (num_slots / 16, 1, num_kv_heads), a block of clusters each.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kBuildThreads) encode_centroids_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) encode_centroids_kernel(const __grid_constant__ BuildParams p) {
   QUORUM_SHARED(MappedRows<kHeadDim>, s);
   QUORUM_SHARED(float[kClusterBlock], scales);
   static_assert(kBuildRows == kClusterBlock);
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kBuildThreads) encode_centroids_kernel(const _
 // Means of the values, and with residual codes what the error estimate knows of them. Grid: (num_slots / 8, 1, num_kv_heads), a warp a
 // slot.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kBuildThreads) mean_values_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) mean_values_kernel(const __grid_constant__ BuildParams p) {
   constexpr int kPairs = kPairsOfLane<kHeadDim>;
   const int head = int(blockIdx.z), own = int(blockIdx.x) * (kBuildThreads / kWarpSize) + int(threadIdx.x) / kWarpSize;
   const int lane = int(threadIdx.x) % kWarpSize;

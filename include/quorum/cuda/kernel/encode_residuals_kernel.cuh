@@ -41,7 +41,7 @@ __device__ __forceinline__ int cluster_of_code_block(const int32_t* indptr, int 
 
 // Grid: (max_code_blocks, 1, num_kv_heads): a code block each, those beyond the last do nothing. Cost: head_dim^2 multiply-adds a slot.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kBuildThreads) encode_residuals_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) encode_residuals_kernel(const __grid_constant__ BuildParams p) {
   QUORUM_SHARED(MappedRows<kHeadDim>, s);
   QUORUM_SHARED(float[kCodeBlock], squares);
   static_assert(kBuildRows == kCodeBlock && kHeadDim % kCodeLineDim == 0);

@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kWarpSize) sum_keys_kernel(const __grid_consta
 // Mean key and signs; where each coordinate of a key, and of a query, goes. Grid: (head_dim / 16, 1, num_kv_heads): 16 coordinates a
 // block, a warp for one at a time.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kBuildThreads) prepare_coordinates_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) prepare_coordinates_kernel(const __grid_constant__ BuildParams p) {
   constexpr int kWarps = kBuildThreads / kWarpSize;
   QUORUM_SHARED(float[kWarps][kHeadDim], columns);
   QUORUM_SHARED(float[kHeadDim], signs);
@@ -89,7 +89,7 @@ __device__ __forceinline__ void store_byte_row(const float* x, int8_t* bytes, Ro
 
 // Grid: (row_tiles, 1, num_kv_heads). Cost: head_dim^2 multiply-adds a key; reads the map once a tile, from L2.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kBuildThreads) key_coordinates_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) key_coordinates_kernel(const __grid_constant__ BuildParams p) {
   QUORUM_SHARED(MappedRows<kHeadDim>, s);
   constexpr int kWarps = kBuildThreads / kWarpSize;
   const int head = int(blockIdx.z), first = int(blockIdx.x) * kBuildRows;

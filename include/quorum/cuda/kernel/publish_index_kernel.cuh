@@ -70,7 +70,7 @@ __device__ __forceinline__ FlatHeadView head_view(const BuildParams& p, int head
 
 // Grid: (1, 1, num_kv_heads).
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads) publish_index_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kThreads, 1) publish_index_kernel(const __grid_constant__ BuildParams p) {
   QUORUM_SHARED(int32_t[kThreads / kWarpSize], flag_sums);
   QUORUM_SHARED(float[kThreads / kWarpSize], warp_sums);
   const int head = int(blockIdx.z);

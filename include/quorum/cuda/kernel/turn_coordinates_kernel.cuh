@@ -33,7 +33,7 @@ __device__ __forceinline__ void load_residuals(const BuildParams& p, int head, i
 // Sum of r r^T over every few residuals: enough of them that the moment is well determined. Grid: (head_dim / 32, head_dim / 32,
 // num_kv_heads), blocks below the diagonal do nothing.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kBuildThreads) residual_moment_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) residual_moment_kernel(const __grid_constant__ BuildParams p) {
   QUORUM_SHARED(float[kMomentTile][kMomentTile], left);
   QUORUM_SHARED(float[kMomentTile][kMomentTile], right);
   if (blockIdx.y < blockIdx.x) return;
@@ -71,7 +71,7 @@ inline constexpr int64_t kTurnSharedBytes = kHeadDim <= 128 ? 2 * int64_t(kHeadD
 
 // Turn and eigenvalues. A moment that is zero or not finite leaves the coordinates as they are. Grid: (1, 1, num_kv_heads).
 template <int kHeadDim>
-__global__ void __launch_bounds__(kJacobiThreads) turn_coordinates_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kJacobiThreads, 1) turn_coordinates_kernel(const __grid_constant__ BuildParams p) {
   constexpr int kElements = kHeadDim * kHeadDim;
   QUORUM_SHARED(float[kJacobiThreads], sums);
   QUORUM_SHARED(float[2], totals);  // trace and sum of squares
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kJacobiThreads) turn_coordinates_kernel(const 
 // The metric's inverse, y = turn H B^-1 q, packed as scoring reads it; and where each coordinate of the search goes in the index. Grid:
 // (head_dim / 16, 1, num_kv_heads): 16 coordinates of y, and 16 of the search, a block.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kBuildThreads) finish_metric_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) finish_metric_kernel(const __grid_constant__ BuildParams p) {
   constexpr int kWarps = kBuildThreads / kWarpSize;
   QUORUM_SHARED(float[16][kHeadDim], rows);
   QUORUM_SHARED(float[kHeadDim], signs);

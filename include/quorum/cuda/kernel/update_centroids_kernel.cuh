@@ -83,7 +83,7 @@ __device__ __forceinline__ int farthest_row(const float* distance, int num_rows,
 
 // Post: the first centroids, none in padding slots; nothing has changed in any round.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kBuildThreads) seed_centroids_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) seed_centroids_kernel(const __grid_constant__ BuildParams p) {
   const WarpSlot own(p);
   const BuildSegment& segment = own.bounds;
   if (blockIdx.x == 0)
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kBuildThreads) seed_centroids_kernel(const __g
 // An empty cluster takes the row that is farthest from its own centroid, out of every E-th row where E clusters are empty, so that no two
 // take the same.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kBuildThreads) update_centroids_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) update_centroids_kernel(const __grid_constant__ BuildParams p) {
   const WarpSlot own(p);
   const BuildSegment& segment = own.bounds;
   if (own.cluster >= segment.num_clusters || p.changed(p.round, own.segment, own.head) == 0) return;
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kBuildThreads) update_centroids_kernel(const _
 
 // Post: means and spread of every slot, zeros where there are no tokens.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kBuildThreads) describe_clusters_kernel(const __grid_constant__ BuildParams p) {
+__global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) describe_clusters_kernel(const __grid_constant__ BuildParams p) {
   const WarpSlot own(p);
   if (own.cluster >= own.bounds.num_slots) return;
   const int count = own.count(p);
