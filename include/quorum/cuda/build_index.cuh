@@ -1,7 +1,6 @@
 // Building an index on the device, from keys and values that lie there: clusters, their bytes, residual codes (algorithm.md section 8).
 #pragma once
 
-#include "quorum/core/options.hpp"
 #include "quorum/cuda/build_layout.cuh"
 #include "quorum/cuda/cluster_index.cuh"
 #include "quorum/cuda/dispatch/shape.cuh"
@@ -17,13 +16,7 @@
 
 namespace quorum::cuda {
 
-// Device memory of a build in bytes: what the index is in the end, and what is free again once the build has run.
-struct BuildBytes {
-  int64_t index = 0;
-  int64_t workspace = 0;
-};
-
-// That memory, the caller's, each aligned to 256 bytes.
+// The memory of build_bytes(), the caller's, each aligned to 256 bytes.
 struct BuildMemory {
   std::byte* index = nullptr;
   std::byte* workspace = nullptr;
@@ -87,54 +80,11 @@ class BuildLaunches {
   cudaError_t status_ = cudaSuccess;
 };
 
-// Sizes and options of a build, checked. Errors: as build_index(), memory aside.
-inline BuildParams plan_build(const AttentionShape& shape, const IndexOptions& options, int num_tokens) {
-  const char* function = "cuda::build_index";
-  validate(shape, function);
-  validate(options, function);
-  require(has_kernels(shape.head_dim), function, "shape.head_dim", "64, 96, 128 or 256", shape.head_dim);
-  require(options.storage == IndexStorage::int8, function, "options.storage", "int8 on this device", "f32");
-  require(options.variance != VarianceModel::diagonal, function, "options.variance", "none or shared on this device",
-          int(options.variance));
-  require(options.segment_tokens <= 65535, function, "options.segment_tokens", "at most 65535 on this device", options.segment_tokens);
-  require(num_tokens >= 0 && num_tokens <= kMaxCount, function, "kv.num_tokens", "0 to 2^30", num_tokens);
-  BuildParams p;
-  p.tokens = IndexedTokens::of(num_tokens, options);
-  p.num_kv_heads = shape.num_kv_heads;
-  p.head_dim = shape.head_dim;
-  p.cluster_size = options.cluster_size;
-  p.segment_tokens = options.segment_tokens;
-  p.iterations = options.iterations;
-  p.seed = options.seed;
-  if (p.tokens.count == 0) return p;
-  p.num_segments = int(ceil_div(p.tokens.count, p.segment_tokens));
-  p.slots_per_segment = p.segment(0).num_slots;
-  const BuildSegment last = p.segment(p.num_segments - 1);
-  p.num_slots = last.first_slot + last.num_slots;
-  if (options.residual_codes) p.max_code_blocks = p.num_slots + p.tokens.count / kCodeBlock;
-  require(p.slots_per_segment <= kMaxSegmentClusters, function, "options.cluster_size",
-          "so large that a segment has at most 4096 clusters on this device", options.cluster_size);
-  require(p.num_segments <= 65535, function, "options.segment_tokens", "so large that there are at most 65535 segments on this device",
-          options.segment_tokens);
-  return p;
-}
-
-// Device memory that a build of num_tokens tokens needs. Errors: as build_index().
-inline BuildBytes build_bytes(const AttentionShape& shape, const IndexOptions& options, int num_tokens) {
-  BuildParams p = plan_build(shape, options, num_tokens);
-  return {lay_out_index(nullptr, p), lay_out_build(nullptr, p)};
-}
-
-// Clusters of one KV head of a device-built index, padding included: what DecodeLimits::max_clusters must cover. Errors: as build_index().
-inline int num_cluster_slots(const AttentionShape& shape, const IndexOptions& options, int num_tokens) {
-  return plan_build(shape, options, num_tokens).num_slots;
-}
-
 // Indexes the first kv.num_tokens tokens of a sequence but sinks and window, as ClusterIndex::build does on the host.
 //
 // Method: algorithm.md eq. 3 and 4, k-means in int8 on tensor cores; section 8 says where it differs from the CPU's. Shapes: kv rows
 // [num_kv_heads][head_dim], f16 or bf16, aligned to 16 bytes. Memory: kv, metric and memory in device memory, kept by the caller; the
-// workspace is free again once the stream has got there. Stream: enqueues 14 + 3 * options.iterations kernels, 2 more with residual codes,
+// workspace is free again once the stream has got there. Stream: enqueues 13 + 3 * options.iterations kernels, 2 more with residual codes,
 // one alone where nothing is indexed; never waits or allocates; may be captured. Determinism: same input, same index. Post: the returned
 // views [num_kv_heads], in memory.index, are valid once the stream has got there. Errors: Error(invalid_argument) naming argument, rule and
 // value, before anything is enqueued; Error(cuda_failure). Cost: num_tokens * segment_tokens / cluster_size * head_dim multiply-adds of

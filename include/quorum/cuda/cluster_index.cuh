@@ -4,8 +4,12 @@
 #include <algorithm>
 #include <vector>
 
+#include "quorum/core/arena.hpp"
 #include "quorum/core/flat_index_view.hpp"
-#include "quorum/cuda/workspace.cuh"
+#include "quorum/core/residual_code.hpp"
+#include "quorum/core/shape.hpp"
+#include "quorum/core/token_filter.hpp"
+#include "quorum/cuda/support/device_buffer.cuh"
 
 namespace quorum::cuda {
 

@@ -9,9 +9,9 @@ namespace quorum::test {
 
 // All kernels of a build are compiled in build_case.cu, once.
 cuda::ClusterIndex build_on_device(const AttentionShape& shape, const IndexOptions& options, const KvCacheView& kv,
-                               const MetricFactorView& metric = {});
+                                   const MetricFactorView& metric = {});
 const FlatHeadView* build_on_device(const AttentionShape& shape, const IndexOptions& options, const KvCacheView& kv,
-                                const MetricFactorView& metric, const cuda::BuildMemory& memory, cudaStream_t stream);
+                                    const MetricFactorView& metric, const cuda::BuildMemory& memory, cudaStream_t stream);
 
 // One sequence of a case's cache, on the device.
 inline KvCacheView device_kv(const HostCase& host, const DeviceCase& device, int sequence = 0) {

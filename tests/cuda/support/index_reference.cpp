@@ -231,15 +231,35 @@ void check_codes(const ClusterHeadView& head, const Exact& exact, IndexCheck& ch
 
 }  // namespace
 
+namespace {
+
+std::vector<float> factor_of(const std::vector<float>& factors, int kv_head, int head_dim) {
+  const auto square = std::ptrdiff_t(head_dim) * head_dim;
+  return factors.empty() ? factors : std::vector<float>(factors.begin() + kv_head * square, factors.begin() + (kv_head + 1) * square);
+}
+
+}  // namespace
+
+ExpectedRows expected_rows(const HostCase& host, int kv_head, const std::vector<float>& forward) {
+  const IndexOptions& options = host.options().index;
+  const int d = host.options().shape.head_dim, first = options.num_sink_tokens;
+  const int last = host.num_tokens()[0] - options.window_tokens;
+  ExpectedRows rows{Vector(size_t(d)), {}};
+  for (int t = first; t < last; ++t) {
+    const Vector key = row_of(host, false, 0, t, kv_head);
+    for (size_t c = 0; c < key.size(); ++c) rows.mean_key[c] += key[c] / (last - first);
+  }
+  for (int t = first; t < last; ++t)
+    rows.z.push_back(mapped(minus(row_of(host, false, 0, t, kv_head), rows.mean_key), factor_of(forward, kv_head, d)));
+  return rows;
+}
+
 IndexCheck check_index(const HostCase& host, int sequence, int kv_head, const ClusterIndexView& index, const std::vector<float>& forward) {
   IndexCheck check;
   const ClusterHeadView& head = index.heads[kv_head];
   check.partition = is_partition(index, head);
   if (!check.partition || index.num_indexed == 0) return check;
-  const size_t square = size_t(index.head_dim) * size_t(index.head_dim);
-  const std::vector<float> own = forward.empty() ? forward
-                                                 : std::vector<float>(forward.begin() + std::ptrdiff_t(size_t(kv_head) * square),
-                                                                      forward.begin() + std::ptrdiff_t(size_t(kv_head + 1) * square));
+  const std::vector<float> own = factor_of(forward, kv_head, index.head_dim);
   const Exact exact = exact_of(host, sequence, kv_head, head, own);
   check.inertia = exact.trace / double(index.num_indexed);
   for (int j = 0; j < head.num_cluster_slots(); ++j) {

@@ -24,6 +24,13 @@ struct IndexCheck {
 IndexCheck check_index(const HostCase& host, int sequence, int kv_head, const ClusterIndexView& index,
                        const std::vector<float>& forward = {});
 
+// The indexed keys of the first sequence and a KV head in the coordinates of the metric, z = (k - mean_key) * forward.
+struct ExpectedRows {
+  std::vector<double> mean_key;
+  std::vector<std::vector<double>> z;
+};
+ExpectedRows expected_rows(const HostCase& host, int kv_head, const std::vector<float>& forward);
+
 // The same indexed tokens, centroids, bytes: what two indexes differ in, or "" if in nothing. Their segments may be joined differently.
 std::string difference(const ClusterIndexView& a, const ClusterIndexView& b);
 
