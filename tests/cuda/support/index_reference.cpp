@@ -254,6 +254,21 @@ ExpectedRows expected_rows(const HostCase& host, int kv_head, const std::vector<
   return rows;
 }
 
+ExpectedMean expected_value_mean(const HostCase& host, int kv_head, const std::vector<int>& tokens) {
+  ExpectedMean expected{Vector(size_t(host.options().shape.head_dim)), 0.0, 0.0};
+  const double weight = 1.0 / double(std::max<size_t>(1, tokens.size()));
+  for (const int t : tokens) {
+    const Vector value = row_of(host, true, 0, t, kv_head);
+    for (size_t c = 0; c < value.size(); ++c) expected.mean[c] += weight * value[c];
+  }
+  for (const int t : tokens) {
+    const Vector difference = minus(row_of(host, true, 0, t, kv_head), expected.mean);
+    expected.spread += weight * dot(difference, difference);
+  }
+  expected.square = dot(expected.mean, expected.mean);
+  return expected;
+}
+
 IndexCheck check_index(const HostCase& host, int sequence, int kv_head, const ClusterIndexView& index, const std::vector<float>& forward) {
   IndexCheck check;
   const ClusterHeadView& head = index.heads[kv_head];

@@ -31,6 +31,13 @@ struct ExpectedRows {
 };
 ExpectedRows expected_rows(const HostCase& host, int kv_head, const std::vector<float>& forward);
 
+// Mean of the values of some tokens, mean squared distance from it, its squared length.
+struct ExpectedMean {
+  std::vector<double> mean;
+  double spread = 0.0, square = 0.0;
+};
+ExpectedMean expected_value_mean(const HostCase& host, int kv_head, const std::vector<int>& tokens);
+
 // The same indexed tokens, centroids, bytes: what two indexes differ in, or "" if in nothing. Their segments may be joined differently.
 std::string difference(const ClusterIndexView& a, const ClusterIndexView& b);
 
