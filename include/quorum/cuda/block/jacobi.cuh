@@ -10,8 +10,8 @@
 namespace quorum::cuda {
 
 inline constexpr int kJacobiThreads = 512;
-// A variance needs few digits: rows count as orthogonal below this cosine. Converges in 5 to 8 sweeps; the bound is for NaN.
-inline constexpr float kJacobiCosine = 1e-4f;
+// A variance needs few digits: rows count as orthogonal below this cosine. The bound of sweeps is for what does not converge.
+inline constexpr float kJacobiCosine = 1e-3f;
 inline constexpr int kJacobiSweeps = 16;
 // Lanes for a pair: each has head_dim / 8 elements of both rows, in fours.
 inline constexpr int kPairLanes = 8;
