@@ -2,6 +2,7 @@
 #pragma once
 
 #include "quorum/cuda/build_index.cuh"
+#include "quorum/cuda/build_metric.cuh"
 #include "quorum/cuda/cluster_index.cuh"
 #include "quorum/cuda/decode.cuh"
 #include "quorum/cuda/host_index.cuh"

@@ -377,23 +377,29 @@ std::string difference(const ClusterIndexView& a, const ClusterIndexView& b) {
   return "";
 }
 
-Factors random_factors(const AttentionShape& shape, const IndexOptions& options, uint64_t seed) {
+Factors factors_of(const AttentionShape& shape, const IndexOptions& options, const QueryView& queries) {
+  const MetricFactors factors = metric_factors(shape, options, queries);
+  return {factors.forward, factors.inverse};
+}
+
+std::vector<float> skewed_queries(const AttentionShape& shape, int num_rows, uint64_t seed) {
   std::mt19937_64 random(seed);
   std::normal_distribution<float> normal;
-  const int rows = 2 * shape.head_dim;
-  std::vector<float> queries(size_t(rows * shape.num_qo_heads * shape.head_dim));
+  std::vector<float> queries(size_t(num_rows) * size_t(shape.num_qo_heads * shape.head_dim));
   for (size_t i = 0; i < queries.size(); ++i)  // some coordinates four times as long as others, neighbours alike
     queries[i] = normal(random) * (i % 5 == 0 ? 2.0f : 0.5f) + (i % 2 == 1 ? 0.5f * queries[i - 1] : 0.0f);
-  const auto view = QueryView::contiguous(queries.data(), rows, shape.num_qo_heads, shape.head_dim);
-  const MetricFactors factors = metric_factors(shape, options, view);
-  return {factors.forward, factors.inverse};
+  return queries;
+}
+
+Factors random_factors(const AttentionShape& shape, const IndexOptions& options, uint64_t seed) {
+  const int rows = 2 * shape.head_dim;
+  const std::vector<float> queries = skewed_queries(shape, rows, seed);
+  return factors_of(shape, options, QueryView::contiguous(queries.data(), rows, shape.num_qo_heads, shape.head_dim));
 }
 
 Factors trace_factors(const std::string& path, const IndexOptions& options) {
   const auto trace = io::Trace::open(path);
-  const MetricFactors factors =
-      metric_factors({trace.num_qo_heads, trace.num_kv_heads, trace.head_dim, trace.sm_scale}, options, trace.prompt_query_view());
-  return {factors.forward, factors.inverse};
+  return factors_of({trace.num_qo_heads, trace.num_kv_heads, trace.head_dim, trace.sm_scale}, options, trace.prompt_query_view());
 }
 
 }  // namespace quorum::test

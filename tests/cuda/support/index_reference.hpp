@@ -45,6 +45,9 @@ std::string difference(const ClusterIndexView& a, const ClusterIndexView& b);
 struct Factors {
   std::vector<float> forward, inverse;
 };
+Factors factors_of(const AttentionShape& shape, const IndexOptions& options, const QueryView& queries);
+// [num_rows][num_qo_heads][head_dim].
+std::vector<float> skewed_queries(const AttentionShape& shape, int num_rows, uint64_t seed);
 Factors random_factors(const AttentionShape& shape, const IndexOptions& options, uint64_t seed);
 // The same from the sampled queries of a trace.
 Factors trace_factors(const std::string& trace, const IndexOptions& options);
