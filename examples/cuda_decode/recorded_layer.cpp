@@ -11,16 +11,12 @@ struct RecordedLayer::Content {
   quorum::AttentionShape shape;
   quorum::ThreadExecutor executor{2};
   quorum::ClusterIndex index;
-  quorum::MetricFactors metric;
-  quorum::MetricFactorView metric_view;
 
   explicit Content(const std::string& path)
       : trace(quorum::io::Trace::open(path)),
         shape{trace.num_qo_heads, trace.num_kv_heads, trace.head_dim, trace.sm_scale},
         index(shape, index_options()) {
     const quorum::QueryView prompt_queries = trace.prompt_query_view();
-    metric = quorum::metric_factors(shape, index.options(), prompt_queries);
-    metric_view = metric.view();
     index.build(trace.kv_cache(), &prompt_queries, executor);
   }
   // Whole clusters are read on a GPU: smaller ones, and no codes.
@@ -44,8 +40,7 @@ const std::byte* RecordedLayer::query() const {
   const quorum::io::TraceRows& queries = content_->trace.queries;
   return queries.data + (queries.num_rows - 1) * queries.row_bytes();
 }
-const quorum::MetricFactorView& RecordedLayer::metric() const { return content_->metric_view; }
-size_t RecordedLayer::metric_size() const { return content_->metric.forward.size(); }
+quorum::QueryView RecordedLayer::prompt_queries() const { return content_->trace.prompt_query_view(); }
 quorum::IndexOptions RecordedLayer::index_options() const { return content_->index.options(); }
 
 quorum::DecodeOptions RecordedLayer::options() const {

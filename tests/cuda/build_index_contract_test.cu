@@ -213,7 +213,7 @@ TEST_CASE("cuda build: every error names argument, rule and value") {
           options.segment_tokens = 8192;
           options.cluster_size = 1;
           kv.num_tokens = 9000;
-        }) == "cuda::build_index: options.cluster_size must be so large that a segment has at most 4096 clusters on this device, got 1");
+        }) == "cuda::build_index: options.cluster_size must be so large that a segment has at most 3072 clusters on this device, got 1");
   CHECK(message_of([](auto&, auto& options, auto& kv, auto&, auto&) {
           options.segment_tokens = 1;
           options.cluster_size = 1;

@@ -32,7 +32,7 @@ inline BuildParams plan_build(const AttentionShape& shape, const IndexOptions& o
   p.num_segments = int(ceil_div(p.tokens.count, p.segment_tokens));
   p.slots_per_segment = p.segment(0).num_slots;
   require(p.slots_per_segment <= kMaxSegmentClusters, function, "options.cluster_size",
-          "so large that a segment has at most 4096 clusters on this device", options.cluster_size);
+          "so large that a segment has at most 3072 clusters on this device", options.cluster_size);
   require(p.num_segments <= 65535, function, "options.segment_tokens", "so large that there are at most 65535 segments on this device",
           options.segment_tokens);
   const BuildSegment last = p.segment(p.num_segments - 1);

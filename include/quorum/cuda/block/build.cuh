@@ -18,8 +18,8 @@ inline constexpr int kBuildThreads = 256;
 // Blocks of them that a multiprocessor holds at least: 64 registers a thread, or 80, keep several rows in flight.
 template <int kHeadDim>
 inline constexpr int kBuildBlocks = kHeadDim <= 128 ? 4 : 3;
-// Most clusters of a segment: the counters of all warps that sort its tokens fit into the shared memory of a block.
-inline constexpr int kMaxSegmentClusters = 4096;
+// Most clusters of a segment: the counters of all warps that sort its tokens fit into the shared memory of a block, 96 of 99 KB.
+inline constexpr int kMaxSegmentClusters = 3072;
 
 // An index under construction: [num_kv_heads][..] each, padding clusters included. Until its clusters are encoded, centroids and
 // centroid_scale are those of the search, in its coordinates.

@@ -27,6 +27,15 @@ struct LaneRow {
       for (int k = 0; k < 4; ++k) x[i][k] = scale * float(int8_t(word >> (8 * k)));
     }
   }
+  // Largest magnitude of the whole row; every lane gets it.
+  __device__ __forceinline__ float largest_magnitude() const {
+    float largest = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) largest = fmaxf(largest, fabsf(x[i][k]));
+    return warp_max(largest);
+  }
   // Calls f(element of this row, element of the other) for all that the lane holds.
   template <class F>
   __device__ __forceinline__ void combine(const LaneRow& other, F&& f) {

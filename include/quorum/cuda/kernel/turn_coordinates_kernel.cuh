@@ -65,23 +65,22 @@ __global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) residua
     }
 }
 
-// Two matrices in shared memory, or one in the workspace each where they do not fit.
+// The matrix that every pair reads lies in shared memory where that holds it (99 KB on the smallest devices); the turn in the workspace.
 template <int kHeadDim>
-inline constexpr int64_t kTurnSharedBytes = kHeadDim <= 128 ? 2 * int64_t(kHeadDim) * kHeadDim * 4 : 0;
+inline constexpr int64_t kTurnSharedBytes = kHeadDim <= 128 ? int64_t(kHeadDim) * kHeadDim * 4 : 0;
 
 // Turn and eigenvalues. A moment that is zero or not finite leaves the coordinates as they are. Grid: (1, 1, num_kv_heads).
 template <int kHeadDim>
 __global__ void __launch_bounds__(kJacobiThreads, 1) turn_coordinates_kernel(const __grid_constant__ BuildParams p) {
   constexpr int kElements = kHeadDim * kHeadDim;
+  constexpr bool kInShared = kTurnSharedBytes<kHeadDim> != 0;
   QUORUM_SHARED(float[kJacobiThreads], sums);
   QUORUM_SHARED(float[2], totals);  // trace and sum of squares
   QUORUM_SHARED(int, rotated);
   const int head = int(blockIdx.z), thread = int(threadIdx.x);
   const float* moment = p.workspace.moment + p.square_of(head);
   float* turn = p.workspace.turn + p.square_of(head);
-  float* turned = p.workspace.turned + p.square_of(head);
-  float* own_turn = kTurnSharedBytes<kHeadDim> > 0 ? dynamic_shared<float>() : turn;
-  if (kTurnSharedBytes < kHeadDim >> 0) turned = own_turn + kElements;
+  float* turned = kInShared ? dynamic_shared<float>() : p.workspace.turned + p.square_of(head);
 
   if (thread == 0) {
     float trace = 0.0f;
@@ -95,7 +94,7 @@ __global__ void __launch_bounds__(kJacobiThreads, 1) turn_coordinates_kernel(con
   for (int i = thread; i < kElements; i += kJacobiThreads) {
     const float x = isotropic ? 0.0f : moment[i] * inverse;
     turned[i] = x;
-    own_turn[i] = i / kHeadDim == i % kHeadDim ? 1.0f : 0.0f;
+    turn[i] = i / kHeadDim == i % kHeadDim ? 1.0f : 0.0f;
     squares += x * x;
   }
   sums[thread] = squares;
@@ -107,14 +106,12 @@ __global__ void __launch_bounds__(kJacobiThreads, 1) turn_coordinates_kernel(con
   }
   __syncthreads();
   constexpr float kRounding = 1e-12f;  // the square of what f32 resolves
-  jacobi<kHeadDim>(turned, own_turn, kRounding * totals[1], rotated);
+  jacobi<kHeadDim>(turned, turn, kRounding * totals[1], rotated);
   for (int c = thread; c < kHeadDim; c += kJacobiThreads) {
     float value = 0.0f;  // the variance along row c, whatever is left off the diagonal
-    for (int i = 0; i < kHeadDim; ++i) value = fmaf(turned[c * kHeadDim + i], own_turn[c * kHeadDim + i], value);
+    for (int i = 0; i < kHeadDim; ++i) value = fmaf(turned[c * kHeadDim + i], turn[c * kHeadDim + i], value);
     p.index.eigenvalues[int64_t(head) * kHeadDim + c] = isotropic ? 1.0f / float(kHeadDim) : fmaxf(value, 0.0f);
   }
-  if (own_turn != turn)
-    for (int i = thread; i < kElements; i += kJacobiThreads) turn[i] = own_turn[i];
 }
 
 // The metric's inverse, y = turn H B^-1 q, packed as scoring reads it; and where each coordinate of the search goes in the index. Grid:

@@ -105,9 +105,7 @@ __global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) update_
   const int count = own.count(p);
   if (count > 0) {
     const LaneRow<kHeadDim> mean = cluster_mean<kHeadDim>(p, own.head, own.tokens(p), count);
-    float largest = 0.0f;
-    LaneRow<kHeadDim>(mean).combine(mean, [&](float x, float) { largest = fmaxf(largest, fabsf(x)); });
-    return store_centroid<kHeadDim>(p, own.slot, mean, int8_scale(warp_max(largest)));
+    return store_centroid<kHeadDim>(p, own.slot, mean, int8_scale(mean.largest_magnitude()));
   }
   const int rank = p.workspace.empty_rank[own.slot], step = p.workspace.num_empty[own.head * p.num_segments + own.segment];
   if (rank >= segment.num_rows) return;
