@@ -81,7 +81,7 @@ void check_eigenvectors() {
   }
   CHECK(orthogonality <= 3e-4);  // each of some thousand rotations rounds
   CHECK(std::fabs(diagonal - trace) <= 1e-4 * trace);
-  CHECK(off <= 2e-3 * trace);
+  CHECK(off <= 1e-2 * trace);  // all of them together
 }
 
 TEST_CASE("jacobi: the turn is orthogonal and makes a covariance diagonal, for every head_dim") {
