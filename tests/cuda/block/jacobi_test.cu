@@ -2,9 +2,11 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <set>
+#include <utility>
 
 #include "quorum/cuda/support/launch.cuh"
 #include "quorum/cuda/support/shared_memory.cuh"
