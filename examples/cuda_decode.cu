@@ -13,8 +13,8 @@ quorum::cuda::DeviceBuffer on_device(const T* from, size_t count) {
 }
 
 int main() {
-  // A layer of a real model, and an index of its keys that was built on the host. Building needs headers that nvcc does not read, so it
-  // is in a file of its own.
+  // A layer of a real model. The same step on the CPU, to compare with, needs headers that nvcc does not read, so it is in a file of its
+  // own.
   const RecordedLayer layer("examples/data/smollm2_135m_kjv_8k_layer12.safetensors");
   const quorum::AttentionShape shape = layer.shape();
   const int32_t num_tokens = layer.num_tokens();
@@ -25,11 +25,22 @@ int main() {
   const auto keys = on_device(layer.keys(), cache_bytes), values = on_device(layer.values(), cache_bytes);
   const auto query = on_device(layer.query(), num_outputs * 2), lengths = on_device(&num_tokens, 1);
   const quorum::cuda::DeviceBuffer output(int64_t(num_outputs * sizeof(float))), reports(int64_t(num_heads * sizeof(quorum::HeadReport)));
-  const quorum::cuda::ClusterIndex index(layer.index());  // after the prompt
+
+  // After the prompt: build the index where keys and values are, in a metric from a sample of the prompt's queries, which an engine has
+  // there too. Both are stream-ordered with memory of the caller; this build has its own and waits.
+  const quorum::IndexOptions index_options = layer.index_options();
+  quorum::QueryView prompt_queries = layer.prompt_queries();
+  const auto prompt = on_device(prompt_queries.data, size_t(prompt_queries.num_rows * prompt_queries.row_stride));
+  prompt_queries.data = prompt.as<>();
+  const quorum::cuda::DeviceBuffer metric_memory(quorum::cuda::metric_bytes(shape));
+  const auto metric = quorum::cuda::build_metric(shape, index_options, prompt_queries, metric_memory.as<>(), nullptr);
+  const auto kv =
+      quorum::KvCacheView::nhd(keys.as<quorum::f16>(), values.as<quorum::f16>(), num_tokens, shape.num_kv_heads, shape.head_dim);
+  const quorum::cuda::ClusterIndex index = quorum::cuda::build_index(shape, index_options, kv, metric);
 
   // Once: validate, allocate, load the kernels.
   const quorum::DecodeOptions options = layer.options();
-  const quorum::DecodeLimits limits{1, num_tokens, layer.num_cluster_slots(), 1};
+  const quorum::DecodeLimits limits{1, num_tokens, quorum::cuda::num_cluster_slots(shape, index_options, num_tokens), 1};
   quorum::cuda::Decoder decoder(shape, quorum::ElementType::f16, options, limits);
 
   // Every step: enqueued on a stream, or captured once in a graph and replayed.

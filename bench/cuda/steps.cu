@@ -1,5 +1,5 @@
-// The step on a GPU: dense attention, whole steps and single stages, as replays of CUDA graphs over several layers, so that no layer finds
-// its keys, values or index in the cache. Writes a table, and with --json FILE the same as JSON.
+// The step on a GPU: dense attention, whole steps, single stages and the building of an index, as replays of CUDA graphs over several
+// layers, so that no layer finds its keys, values or index in the cache. Writes a table, and with --json FILE the same as JSON.
 //   bench_cuda [--json FILE] [--tokens N] [--batch B]       both may be repeated; default 32768, 131072 and 1, 8
 #include <algorithm>
 #include <cstdio>
@@ -110,6 +110,7 @@ class StepBench {
     measure("target 0.9", options, true);
     options.certificate.enabled = true;
     measure("target 0.9, certificate", options, true);
+    if (batch_ == 1) measure_build();
   }
 
  private:
@@ -178,6 +179,22 @@ class StepBench {
           << ", \"attend\": " << attend << "}";
     first_ = false;
     return step;
+  }
+
+  // The time of building a layer's index on the device, as its sequences would be built: one after another on a stream.
+  void measure_build() {
+    const IndexOptions options;
+    const cuda::BuildBytes bytes = cuda::build_bytes(workload_.shape(), options, num_tokens_);
+    const DeviceBuffer index(bytes.index), workspace(bytes.workspace);
+    const double build = time_layers(stream_, int(layers_.size()), [&] {
+      for (const Layer& layer : layers_) {
+        const auto kv = KvCacheView::hnd(layer.keys.as<bf16>(), layer.values.as<bf16>(), num_tokens_, num_tokens_, kHeadDim);
+        cuda::build_index(workload_.shape(), options, kv, {}, {index.as<>(), workspace.as<>()}, stream_);
+      }
+    });
+    std::printf("%7d x 1  %-28s %8.1f us  index %.1f MB, workspace %.1f MB\n", num_tokens_, "build", build, double(bytes.index) * 1e-6,
+                double(bytes.workspace) * 1e-6);
+    json_ << ",\n    {\"tokens\": " << num_tokens_ << ", \"batch\": 1, \"case\": \"build\", \"microseconds\": " << build << "}";
   }
 
   HostWorkload workload_;

@@ -34,14 +34,14 @@ RecordedLayer::~RecordedLayer() = default;
 
 quorum::AttentionShape RecordedLayer::shape() const { return content_->shape; }
 int RecordedLayer::num_tokens() const { return content_->trace.num_tokens; }
-int RecordedLayer::num_cluster_slots() const { return content_->index.num_cluster_slots(); }
 const std::byte* RecordedLayer::keys() const { return content_->trace.keys.data; }
 const std::byte* RecordedLayer::values() const { return content_->trace.values.data; }
 const std::byte* RecordedLayer::query() const {
   const quorum::io::TraceRows& queries = content_->trace.queries;
   return queries.data + (queries.num_rows - 1) * queries.row_bytes();
 }
-const quorum::ClusterIndexView& RecordedLayer::index() const { return content_->index.view(); }
+quorum::QueryView RecordedLayer::prompt_queries() const { return content_->trace.prompt_query_view(); }
+quorum::IndexOptions RecordedLayer::index_options() const { return content_->index.options(); }
 
 quorum::DecodeOptions RecordedLayer::options() const {
   quorum::DecodeOptions options;
@@ -78,8 +78,8 @@ bool RecordedLayer::compare(const std::vector<float>& output, const std::vector<
   quorum::QueryView query_view = content_->trace.query_view();
   query_view.data = query();
   query_view.num_rows = 1;
-  const quorum::SequenceView sequence{kv, &index()};
-  quorum::Decoder decoder(shape, options(), {1, kv.num_tokens, num_cluster_slots(), content_->executor.num_workers()});
+  const quorum::SequenceView sequence{kv, &content_->index.view()};
+  quorum::Decoder decoder(shape, options(), {1, kv.num_tokens, content_->index.num_cluster_slots(), content_->executor.num_workers()});
   std::vector<float> cpu(output.size()), dense(output.size());
   std::vector<quorum::HeadReport> cpu_reports(reports.size());
   decoder.decode(query_view, {&sequence, 1}, {cpu.data(), nullptr}, cpu_reports, content_->executor);

@@ -1,12 +1,13 @@
-// The host's side of examples/cuda_decode.cu: a recorded layer, its index, and the same step on the CPU. nvcc sees this header only.
+// The host's side of examples/cuda_decode.cu: a recorded layer, and the same step on the CPU with an index of its
+// own. nvcc sees this header only.
 #pragma once
 
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "quorum/core/cluster_index_view.hpp"
 #include "quorum/core/decode_report.hpp"
+#include "quorum/core/kv_cache_view.hpp"
 #include "quorum/core/options.hpp"
 #include "quorum/core/shape.hpp"
 
@@ -18,12 +19,12 @@ class RecordedLayer {
 
   quorum::AttentionShape shape() const;
   quorum::DecodeOptions options() const;
+  quorum::IndexOptions index_options() const;
   int num_tokens() const;
-  int num_cluster_slots() const;
   const std::byte* keys() const;    // [num_tokens][num_kv_heads][head_dim], f16
   const std::byte* values() const;  // the same
   const std::byte* query() const;   // [num_qo_heads][head_dim], f16: the last one recorded, which stands at the last token
-  const quorum::ClusterIndexView& index() const;
+  quorum::QueryView prompt_queries() const;
 
   // Decodes on the CPU, sparse and dense, and prints what the GPU and the CPU read. True if both are near the dense output.
   bool compare(const std::vector<float>& output, const std::vector<quorum::HeadReport>& reports) const;

@@ -8,5 +8,6 @@
 #include "quorum/cpu/decode.hpp"
 #include "quorum/cpu/dense_attention.hpp"
 #include "quorum/cpu/executor.hpp"
+#include "quorum/cpu/metric_factors.hpp"
 #include "quorum/cpu/sparse_attention.hpp"
 #include "quorum/version.hpp"

@@ -104,10 +104,10 @@ TEST_CASE("coordinates of keys: less the mean key, through the map, in parts of 
 TEST_CASE("number of clusters: the mean size is cluster_size, at least one") {
   IndexOptions options;
   options.cluster_size = 16;
-  CHECK(num_clusters_for(1, options) == 1);
-  CHECK(num_clusters_for(15, options) == 1);
-  CHECK(num_clusters_for(16, options) == 1);
-  CHECK(num_clusters_for(160, options) == 10);
+  CHECK(num_clusters_for(1, options.cluster_size) == 1);
+  CHECK(num_clusters_for(15, options.cluster_size) == 1);
+  CHECK(num_clusters_for(16, options.cluster_size) == 1);
+  CHECK(num_clusters_for(160, options.cluster_size) == 10);
 }
 
 TEST_CASE("means of clusters; empty ones get zeros") {

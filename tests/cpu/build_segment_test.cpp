@@ -92,5 +92,5 @@ TEST_CASE("number of clusters: whole blocks beyond the first") {
   options.cluster_size = 10;
   for (const auto& [tokens, clusters] :
        {std::pair(1, 1), {9, 1}, {20, 2}, {159, 15}, {169, 16}, {170, 32}, {239, 32}, {320, 32}, {329, 32}, {330, 48}})
-    CHECK(num_clusters_for(tokens, options) == clusters);
+    CHECK(num_clusters_for(tokens, options.cluster_size) == clusters);
 }

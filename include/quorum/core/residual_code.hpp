@@ -1,7 +1,7 @@
 // What a centroid leaves of a key, in one bit a coordinate and one scale a token (algorithm.md eq. 13), and how the bits lie in memory.
 #pragma once
 
-#include "quorum/core/config.hpp"
+#include "quorum/core/element.hpp"
 
 namespace quorum {
 
@@ -25,6 +25,17 @@ struct CodeBit {
 QUORUM_HOST_DEVICE constexpr CodeBit code_bit(int coordinate, int lane) {
   const int in_line = coordinate % kCodeLineDim;
   return {coordinate / kCodeLineDim * kCodeLineBytes + lane * 4 + in_line % 16 / 4, in_line / 16 * 4 + in_line % 4};
+}
+
+// The other way round: the first of the four coordinates whose bits are in the low (0) or high (1) half of a byte of a block.
+QUORUM_HOST_DEVICE constexpr int code_coordinate(int byte, int half) {
+  return byte / kCodeLineBytes * kCodeLineDim + half * 16 + byte % 4 * 4;
+}
+// Scale of a code from the sum of the residual's magnitudes: their mean, as f16 holds it.
+QUORUM_HOST_DEVICE constexpr f16 code_scale(float sum, int head_dim) {
+  constexpr float kLargestF16 = 65504.0f;
+  const float mean = sum / float(head_dim);
+  return from_float<f16>(mean > kLargestF16 ? kLargestF16 : mean);
 }
 
 // A table holds, for every four coordinates, the sums of +-q' of all 16 sign patterns in steps of `step`, plus kCodeTableZero.

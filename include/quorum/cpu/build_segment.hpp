@@ -7,12 +7,6 @@
 
 namespace quorum::cpu {
 
-// Whole blocks of clusters where there are several: what would fill up the last block is scored like any other.
-inline int num_clusters_for(int num_tokens, const IndexOptions& options) {
-  const int clusters = num_tokens / options.cluster_size;
-  return clusters <= kClusterBlock ? std::max(1, clusters) : int(round_up(clusters, kClusterBlock));
-}
-
 // Tokens whose rows are loaded in one piece.
 inline constexpr int kPieceTokens = 512;
 
@@ -23,7 +17,7 @@ class HeadSegmentBuild {
  public:
   HeadSegmentBuild(const BuildInput& input, const QueryMetric& metric, int kv_head, std::span<const int32_t> tokens, HeadSegment& out)
       : metric_(metric), kv_head_(kv_head), tokens_(tokens), out_(out), rows_(Eigen::Index(tokens.size()), input.shape->head_dim) {
-    out_.num_clusters = num_clusters_for(int(tokens.size()), *input.options);
+    out_.num_clusters = num_clusters_for(int(tokens.size()), input.options->cluster_size);
   }
 
   // Does a piece of work in the metric's final coordinates: whole steps, until they cost as much as loading kPieceTokens rows. Returns

@@ -3,6 +3,7 @@
 
 #include <span>
 
+#include "quorum/core/clustering.hpp"
 #include "quorum/core/options.hpp"
 #include "quorum/cpu/kmeans.hpp"
 #include "quorum/cpu/query_metric.hpp"
@@ -83,9 +84,9 @@ inline void store_tokens(const ClusterMembers& members, std::span<const int32_t>
 
 // Scale of an int8 row: its largest magnitude is 127 steps.
 inline float row_scale(const float* row, int dim) {
-  float largest = 1e-12f;
+  float largest = 0.0f;
   for (int c = 0; c < dim; ++c) largest = std::max(largest, std::fabs(row[c]));
-  return largest / 127.0f;
+  return int8_scale(largest);
 }
 
 // Centroids in rotated coordinates: int8 blocks of 16, or f32 rows.
@@ -109,15 +110,12 @@ inline void store_centroids(const RowMatrix& centroids, const QueryMetric& metri
     const float scale = row_scale(x.data(), d);
     out.centroid_scale[size_t(j)] = scale;
     uint8_t* block = out.centroids.data() + size_t(j / kClusterBlock) * size_t(kClusterBlock * d);
-    for (int c = 0; c < d; ++c)
-      block[(c / 4) * 4 * kClusterBlock + (j % kClusterBlock) * 4 + c % 4] =
-          uint8_t(int(std::lround(x[size_t(c)] / scale)) + kCentroidZero);
+    for (int c = 0; c < d; ++c) block[centroid_byte(c, j % kClusterBlock)] = uint8_t(int8_steps(x[size_t(c)], scale) + kCentroidZero);
   }
 }
 
 // Code of one residual x [head_dim] into its lane of a block of zeros. x must be 0 up to whole lines.
 inline void store_code(const float* x, int head_dim, int lane, uint8_t* block, f16& scale) {
-  constexpr float kLargestF16 = 65504.0f;
   for (int c = 0; c < round_up(head_dim, kCodeLineDim); c += 4) {
     const unsigned signs =
         unsigned(x[c] > 0.0f) | unsigned(x[c + 1] > 0.0f) << 1 | unsigned(x[c + 2] > 0.0f) << 2 | unsigned(x[c + 3] > 0.0f) << 3;
@@ -126,7 +124,7 @@ inline void store_code(const float* x, int head_dim, int lane, uint8_t* block, f
   }
   float sum = 0.0f;
   for (int c = 0; c < head_dim; ++c) sum += std::fabs(x[c]);
-  scale = from_float<f16>(std::min(sum / float(head_dim), kLargestF16));
+  scale = code_scale(sum, head_dim);
 }
 
 // Means of the values, int8 rows or f32 rows.
@@ -141,7 +139,7 @@ inline void store_value_means(const RowMatrix& means, IndexStorage storage, Head
   for (int j = 0; j < out.num_clusters; ++j) {
     const float scale = row_scale(means.row(j).data(), d);
     out.value_mean_scale[size_t(j)] = scale;
-    for (int c = 0; c < d; ++c) out.value_means[size_t(j) * size_t(d) + size_t(c)] = int8_t(std::lround(means(j, c) / scale));
+    for (int c = 0; c < d; ++c) out.value_means[size_t(j) * size_t(d) + size_t(c)] = int8_t(int8_steps(means(j, c), scale));
   }
 }
 

@@ -5,7 +5,7 @@
 #include <numeric>
 #include <vector>
 
-#include "quorum/core/random.hpp"
+#include "quorum/core/clustering.hpp"
 #include "quorum/core/shape.hpp"
 #include "quorum/cpu/aligned_vector.hpp"
 #include "quorum/cpu/simd/nearest_centroids.hpp"
@@ -211,8 +211,7 @@ class KMeans {
         iterations_(iterations),
         assignment_(static_cast<size_t>(num_rows), -1),
         candidates_(static_cast<size_t>(num_rows) * 16) {
-    for (int j = 0; j < num_clusters; ++j)
-      centroids_.set_to_row(j, rows_, num_clusters == 1 ? 0 : int(int64_t(j) * (num_rows - 1) / (num_clusters - 1)));
+    for (int j = 0; j < num_clusters; ++j) centroids_.set_to_row(j, rows_, seed_row(j, num_rows, num_clusters));
   }
   KMeans(const KMeans&) = delete;
   KMeans& operator=(const KMeans&) = delete;

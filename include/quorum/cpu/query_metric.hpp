@@ -8,8 +8,7 @@
 
 #include <Eigen/Dense>
 
-#include "quorum/core/cluster_index_view.hpp"
-#include "quorum/core/random.hpp"
+#include "quorum/core/clustering.hpp"
 #include "quorum/core/shape.hpp"
 #include "quorum/cpu/aligned_vector.hpp"
 #include "quorum/cpu/row_kernels.hpp"
@@ -88,7 +87,7 @@ inline MetricFactor factor_metric(const Eigen::MatrixXd& moment, float shrinkage
 // Random signs of the rotation, one stream a KV head.
 inline AlignedVector<float> random_signs(int head_dim, uint64_t seed, int kv_head) {
   AlignedVector<float> signs(static_cast<size_t>(head_dim));
-  for (int c = 0; c < head_dim; ++c) signs[size_t(c)] = uniform_unit(seed + uint64_t(kv_head), uint64_t(c)) < 0.5f ? -1.0f : 1.0f;
+  for (int c = 0; c < head_dim; ++c) signs[size_t(c)] = rotation_sign(seed, kv_head, c);
   return signs;
 }
 

@@ -4,8 +4,12 @@
 #include <algorithm>
 #include <vector>
 
+#include "quorum/core/arena.hpp"
 #include "quorum/core/flat_index_view.hpp"
-#include "quorum/cuda/workspace.cuh"
+#include "quorum/core/residual_code.hpp"
+#include "quorum/core/shape.hpp"
+#include "quorum/core/token_filter.hpp"
+#include "quorum/cuda/support/device_buffer.cuh"
 
 namespace quorum::cuda {
 
@@ -32,6 +36,9 @@ class ClusterIndex {
         put<FlatHeadView>(arena, content.data(), host.num_kv_heads, [&](FlatHeadView* out) { std::copy(views.begin(), views.end(), out); });
     check(cudaMemcpy(memory_.as<>(), content.data(), content.size(), cudaMemcpyHostToDevice), "cuda::ClusterIndex", "cudaMemcpy");
   }
+
+  // Takes over memory in which an index lies already; heads: its views, [num_kv_heads], in that memory.
+  ClusterIndex(DeviceBuffer memory, const FlatHeadView* heads) noexcept : memory_(std::move(memory)), heads_(heads) {}
 
   // [num_kv_heads], in device memory: this sequence's row of DecodeBatch::heads.
   const FlatHeadView* heads() const noexcept { return heads_; }

@@ -6,9 +6,6 @@
 
 namespace quorum::cuda {
 
-// What cudaMalloc aligns to at least.
-inline constexpr int64_t kDeviceAlignment = 256;
-
 // Sets p.workspace from p's shape, capacities and num_sequences, columns and rows, which must be the largest. Returns the bytes used.
 inline int64_t lay_out(std::byte* block, const DeviceTuning& device, StepParams& p) {
   Arena arena(block, kDeviceAlignment);

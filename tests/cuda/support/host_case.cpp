@@ -226,6 +226,16 @@ CaseResult empty_result(const HostCase& host) {
   return {std::vector<float>(heads * size_t(host.options().shape.head_dim)), std::vector<float>(heads), std::vector<HeadReport>(heads)};
 }
 
+CaseResult decode_on_cpu(const HostCase& host, const DecodeOptions& options, const std::vector<SequenceView>& sequences) {
+  CaseResult result = empty_result(host);
+  Decoder decoder(host.options().shape, options, limits_of(host));
+  SerialExecutor executor;
+  const DecodeStatus status =
+      decoder.decode(host.queries(), sequences, {result.output.data(), result.lse.data()}, result.reports, executor);
+  if (status != DecodeStatus::ok) throw Error(ErrorCode::invalid_argument, status_message(status));
+  return result;
+}
+
 }  // namespace
 
 CaseResult HostCase::cpu_decode(const DecodeOptions& options) const {
@@ -233,12 +243,11 @@ CaseResult HostCase::cpu_decode(const DecodeOptions& options) const {
   std::vector<SequenceView> sequences;
   for (int s = 0; s < num_sequences(); ++s)
     sequences.push_back({c.sequence_kv(s), &c.index[size_t(s)].view(), nullptr, 0, c.options.num_rows, c.options.causal});
-  CaseResult result = empty_result(*this);
-  Decoder decoder(c.options.shape, options, limits_of(*this));
-  SerialExecutor executor;
-  const DecodeStatus status = decoder.decode(queries(), sequences, {result.output.data(), result.lse.data()}, result.reports, executor);
-  if (status != DecodeStatus::ok) throw Error(ErrorCode::invalid_argument, status_message(status));
-  return result;
+  return decode_on_cpu(*this, options, sequences);
+}
+CaseResult HostCase::cpu_decode(const DecodeOptions& options, const ClusterIndexView& index) const {
+  const Content& c = *content_;
+  return decode_on_cpu(*this, options, {{c.sequence_kv(0), &index, nullptr, 0, c.options.num_rows, c.options.causal}});
 }
 
 std::vector<std::vector<int32_t>> HostCase::cpu_select(const DecodeOptions& options) const {

@@ -65,6 +65,8 @@ class HostCase {
   void poison(bool value, int sequence, int token, int kv_head, int coordinate, float with);
 
   CaseResult cpu_decode(const DecodeOptions& options) const;
+  // The same with another index of the one sequence.
+  CaseResult cpu_decode(const DecodeOptions& options, const ClusterIndexView& index) const;
   // Ascending tokens of [sequence][kv_head].
   std::vector<std::vector<int32_t>> cpu_select(const DecodeOptions& options) const;
   // By the naive double-precision reference, over the given tokens of every KV head, or all of them: those that a row sees.

@@ -15,13 +15,18 @@ struct CentroidFragment {
   uint32_t word[kSteps][4];
   float scale[2], spread[2], size[2];  // of clusters l / 4 and l / 4 + 8
 
-  __device__ __forceinline__ void load(const SegmentView& clusters, int block) {
+  // The coordinates alone.
+  __device__ __forceinline__ void load_words(const uint8_t* centroids, int block) {
     const int lane = int(threadIdx.x) % kWarpSize;
-    const uint32_t* words = reinterpret_cast<const uint32_t*>(clusters.centroids + int64_t(block) * kClusterBlock * kHeadDim);
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(centroids + int64_t(block) * kClusterBlock * kHeadDim);
 #pragma unroll
     for (int k = 0; k < kSteps; ++k)
 #pragma unroll
       for (int i = 0; i < 4; ++i) word[k][i] = words[k * 128 + i / 2 * 64 + lane % 4 * 16 + i % 2 * 8 + lane / 4];
+  }
+  __device__ __forceinline__ void load(const SegmentView& clusters, int block) {
+    const int lane = int(threadIdx.x) % kWarpSize;
+    load_words(clusters.centroids, block);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int cluster = block * kClusterBlock + i * 8 + lane / 4;
@@ -37,7 +42,7 @@ template <int kHeadDim>
 struct QueryFragment {
   uint32_t word[kHeadDim / 32][2];
 
-  // quantised: StepWorkspace::quantised of the row.
+  // quantised: [..][kHeadDim], aligned to 4 bytes.
   __device__ __forceinline__ void load(const int8_t* quantised, int first) {
     const int lane = int(threadIdx.x) % kWarpSize;
     const uint32_t* row = reinterpret_cast<const uint32_t*>(quantised + (first + lane / 4) * kHeadDim);

@@ -9,6 +9,9 @@
 
 namespace quorum::cuda {
 
+// What cudaMalloc aligns to at least.
+inline constexpr int64_t kDeviceAlignment = 256;
+
 // Errors: Error(cuda_failure) with the call's name and what the runtime says.
 inline void check(cudaError_t status, const char* function, const char* call) {
   if (status == cudaSuccess) return;
