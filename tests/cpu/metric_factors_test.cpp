@@ -21,7 +21,7 @@ std::vector<float> skewed_queries(int rows) {
 
 }  // namespace
 
-TEST_CASE("metric factors: forward times its transpose is the shrunk moment, inverse undoes forward, for every KV head") {
+TEST_CASE("metric factors: forward times its transpose is the metric, inverse undoes forward, for every KV head") {
   const auto queries = skewed_queries(40);
   const auto view = QueryView::contiguous(queries.data(), 40, 4, 16);
   const IndexOptions options;
@@ -30,7 +30,8 @@ TEST_CASE("metric factors: forward times its transpose is the shrunk moment, inv
   CHECK(factors.view().forward == factors.forward.data());
   CHECK(factors.view().inverse == factors.inverse.data());
   for (int h = 0; h < 2; ++h) {
-    const auto moment = cpu::shrunk_second_moment(&view, kShape, h, options.metric_shrinkage);
+    const cpu::MetricFactor factor = cpu::factor_metric(cpu::second_moment(&view, kShape, h), options.metric_shrinkage);
+    const Eigen::MatrixXd metric = factor.forward * factor.forward.transpose();
     const float *forward = factors.forward.data() + h * 256, *inverse = factors.inverse.data() + h * 256;
     for (int a = 0; a < 16; ++a)
       for (int b = 0; b < 16; ++b) {
@@ -39,7 +40,7 @@ TEST_CASE("metric factors: forward times its transpose is the shrunk moment, inv
           product += double(forward[a * 16 + c]) * double(forward[b * 16 + c]);
           identity += double(inverse[a * 16 + c]) * double(forward[c * 16 + b]);
         }
-        CHECK(test::near(product, moment(a, b), 1e-4));
+        CHECK(test::near(product, metric(a, b), 1e-4));
         CHECK(test::near(identity, a == b ? 1.0 : 0.0, 1e-5));
       }
   }

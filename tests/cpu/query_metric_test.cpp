@@ -73,7 +73,6 @@ TEST_CASE("the factor of the metric, and its inverse") {
   const MetricFactor factor = factor_metric(moment, 0.05f);
   CHECK((factor.inverse * factor.forward - identity).cwiseAbs().maxCoeff() <= 1e-9);
   // The square root of the moment, scaled to trace 24 and shrunk: M' - a I squared is the moment again, up to its scale.
-  static_assert(kMetricPower == 0.5);
   const Eigen::MatrixXd metric = factor.forward * factor.forward.transpose();
   CHECK(test::near(metric.trace(), 24.0, 1e-9));
   Eigen::MatrixXd square = (metric - double(0.05f) * identity) * (metric - double(0.05f) * identity);

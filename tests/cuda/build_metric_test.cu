@@ -62,7 +62,7 @@ void check_metric(const AttentionShape& shape, double tolerance) {
   check_factors({values, values + bytes.size() / 4}, wanted, shape.num_kv_heads, shape.head_dim, tolerance);
 }
 
-TEST_CASE("cuda metric: a factor of the host's moment and its inverse, for every head_dim, type and group") {
+TEST_CASE("cuda metric: a factor of the host's metric and its inverse, for every head_dim, type and group") {
   check_metric<float>({6, 2, 64, 0.0f}, 2e-4);
   check_metric<f16>({2, 2, 96, 0.0f}, 2e-4);
   check_metric<bf16>({16, 1, 128, 0.0f}, 2e-4);

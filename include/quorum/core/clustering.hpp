@@ -50,6 +50,19 @@ QUORUM_HOST_DEVICE constexpr int centroid_byte(int coordinate, int place) {
   return coordinate / 4 * 4 * kClusterBlock + place * 4 + coordinate % 4;
 }
 
+// The query metric has the eigenvectors of the queries' second moment and the square roots of its eigenvalues, in units of their mean and
+// shrunk (algorithm.md eq. 3). The eigenvalues themselves would make queries white: what a prompt asked is not all that will be asked, and
+// along directions that it did not use, white coordinates let single heavy keys disappear in clusters (decision 14).
+template <class T>
+QUORUM_HOST_DEVICE T metric_root(T eigenvalue) {
+  using std::sqrt;
+  return eigenvalue > T(0) ? sqrt(eigenvalue) : T(0);
+}
+template <class T>
+QUORUM_HOST_DEVICE constexpr T metric_eigenvalue(T root, T mean_root, T shrinkage) {
+  return (T(1) - shrinkage) * root / mean_root + shrinkage;
+}
+
 // A factor of the query metric of each KV head (algorithm.md eq. 3), for builds that are given one: z = (k - mean_key) * forward, and
 // y = inverse * q for the query. inverse is the inverse of forward. Null: both are the identity, distances are plain L2.
 //

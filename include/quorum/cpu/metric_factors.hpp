@@ -26,7 +26,7 @@ inline MetricFactors metric_factors(const AttentionShape& shape, const IndexOpti
   const size_t square = size_t(shape.head_dim) * size_t(shape.head_dim);
   MetricFactors out{std::vector<float>(size_t(shape.num_kv_heads) * square), std::vector<float>(size_t(shape.num_kv_heads) * square)};
   for (int head = 0; head < shape.num_kv_heads; ++head) {
-    const cpu::MetricFactor factor = cpu::factor_metric(cpu::shrunk_second_moment(&prompt_queries, shape, head, options.metric_shrinkage));
+    const cpu::MetricFactor factor = cpu::factor_metric(cpu::second_moment(&prompt_queries, shape, head), options.metric_shrinkage);
     const size_t at = size_t(head) * square;
     Eigen::Map<cpu::RowMatrix>(out.forward.data() + at, shape.head_dim, shape.head_dim) = factor.forward.cast<float>();
     Eigen::Map<cpu::RowMatrix>(out.inverse.data() + at, shape.head_dim, shape.head_dim) = factor.inverse.cast<float>();

@@ -38,10 +38,6 @@ struct QueryMetric {
 
 using Metrics = std::vector<QueryMetric>;  // [num_kv_heads]
 
-// How much the sampled queries shape the metric: 1 makes them white, 0 is plain L2. What a prompt asked is not all that will be asked:
-// along directions that it did not use, white coordinates let single heavy keys disappear in clusters (docs/performance.md).
-inline constexpr double kMetricPower = 0.5;
-
 // Second moment of the group's sampled queries, trace normalised to head_dim (eq. 3).
 //
 // Shapes: queries [num_rows][num_qo_heads][head_dim], any element type. Rows with NaN or Inf are left out; without any row: identity.
@@ -74,14 +70,13 @@ struct MetricFactor {
   Eigen::MatrixXd forward, inverse;
 };
 
-// M' (eq. 3): the eigenvalues of `moment`, positive semi-definite, to the power kMetricPower, trace head_dim again, shrunk towards the
-// identity.
+// Factors the metric of a second moment, which must be positive semi-definite and not zero.
 inline MetricFactor factor_metric(const Eigen::MatrixXd& moment, float shrinkage) {
   const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(moment);
-  const Eigen::ArrayXd powers = solver.eigenvalues().array().max(0.0).pow(kMetricPower);
-  const Eigen::ArrayXd shrunk = (1.0 - double(shrinkage)) * powers / powers.mean() + double(shrinkage);
-  const Eigen::VectorXd root = shrunk.max(1e-12).sqrt();
-  return {solver.eigenvectors() * root.asDiagonal(), root.cwiseInverse().asDiagonal() * solver.eigenvectors().transpose()};
+  const Eigen::VectorXd roots = solver.eigenvalues().unaryExpr([](double x) { return metric_root(x); });
+  const double mean = roots.mean();
+  const Eigen::VectorXd scale = roots.unaryExpr([&](double root) { return std::sqrt(metric_eigenvalue(root, mean, double(shrinkage))); });
+  return {solver.eigenvectors() * scale.asDiagonal(), scale.cwiseInverse().asDiagonal() * solver.eigenvectors().transpose()};
 }
 
 // Random signs of the rotation, one stream a KV head.

@@ -21,7 +21,7 @@ constexpr int64_t metric_bytes(const AttentionShape& shape) {
 // RoPE: every 32nd is plenty; without any, plain L2. Memory: prompt_queries and metric_bytes() bytes at `memory`, aligned to 256, in device
 // memory, kept by the caller until the index is built. Stream: enqueues two kernels; never waits or allocates; may be captured.
 // Determinism: same queries, same factors. Errors: Error(invalid_argument) before anything is enqueued; Error(cuda_failure). Cost: num_rows
-// * group_size * head_dim^2 multiply-adds a KV head, and head_dim steps of a block.
+// * group_size * head_dim^2 multiply-adds a KV head, and sweeps of rotations by a block each.
 inline MetricFactorView build_metric(const AttentionShape& shape, const IndexOptions& options, const QueryView& prompt_queries,
                                      std::byte* memory, cudaStream_t stream) {
   const char* function = "cuda::build_metric";
@@ -39,9 +39,9 @@ inline MetricFactorView build_metric(const AttentionShape& shape, const IndexOpt
   const cudaError_t status = dispatch_shape(shape.head_dim, 1, [&](auto head_dim, auto) {
     const auto heads = unsigned(p.num_kv_heads), tiles = unsigned(head_dim / kMetricTile);
     const cudaError_t first =
-        launch({.grid = {tiles, tiles, heads}, .threads = kMetricThreads, .stream = stream}, query_moment_kernel<head_dim()>, p);
+        launch({.grid = {tiles, tiles, heads}, .threads = kMomentThreads, .stream = stream}, query_moment_kernel<head_dim()>, p);
     if (first != cudaSuccess) return first;
-    return launch({.grid = {1, 1, heads}, .threads = kMetricThreads, .stream = stream}, factor_metric_kernel<head_dim()>, p);
+    return launch({.grid = {1, 1, heads}, .threads = kJacobiThreads, .stream = stream}, factor_metric_kernel<head_dim()>, p);
   });
   check(status, function, "launch");
   return {p.forward, p.inverse};

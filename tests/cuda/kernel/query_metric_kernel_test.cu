@@ -16,7 +16,7 @@ TEST_CASE("query metric: the lower half of the moment, of each group's own queri
   for (size_t i = 0; i < queries.size(); ++i) queries[i] = float(int(i * 37 % 23) - 11) * 0.25f;
   const DeviceArray<float> rows(queries), forward(size_t(kHeads * d * d));
   cuda::MetricParams p{QueryView::contiguous(rows.data(), kRows, kHeads * kGroup, d), kHeads, kGroup, d, 0.1f, forward.data(), nullptr};
-  REQUIRE(cuda::launch({.grid = dim3(3, 3, kHeads), .threads = cuda::kMetricThreads}, cuda::query_moment_kernel<d>, p) == cudaSuccess);
+  REQUIRE(cuda::launch({.grid = dim3(3, 3, kHeads), .threads = cuda::kMomentThreads}, cuda::query_moment_kernel<d>, p) == cudaSuccess);
   const std::vector<float> moment = forward.values();
   for (int h = 0; h < kHeads; ++h)
     for (int a = 0; a < d; ++a)
@@ -31,28 +31,29 @@ TEST_CASE("query metric: the lower half of the moment, of each group's own queri
       }
 }
 
-TEST_CASE("query metric: Cholesky's factor of a matrix made by hand") {
+TEST_CASE("query metric: the factor of a moment made by hand, and its inverse") {
   constexpr int d = 64;
-  // 4 on the diagonal, 2 beside it, and a shrinkage so small that it does not show: L is bidiagonal.
+  constexpr float kShrinkage = 0.25f;
+  // Pairs of coordinates with the moment (5 4; 4 5): eigenvalues 9 and 1, roots 3 and 1, along their sum and their difference.
   std::vector<float> moment(size_t(d * d), kNan);  // nothing above the diagonal is read
   for (int a = 0; a < d; ++a)
-    for (int b = 0; b <= a; ++b) moment[size_t(a * d + b)] = a == b ? 4.0f : a == b + 1 ? 1.0f : 0.0f;
+    for (int b = 0; b <= a; ++b) moment[size_t(a * d + b)] = a == b ? 5.0f : a == b + 1 && a % 2 == 1 ? 4.0f : 0.0f;
   const DeviceArray<float> forward(moment), inverse(size_t(d * d));
-  const cuda::MetricParams p{{}, 1, 1, d, 0.0f, forward.data(), inverse.data()};
-  REQUIRE(cuda::launch({.threads = cuda::kMetricThreads}, cuda::factor_metric_kernel<d>, p) == cudaSuccess);
+  const cuda::MetricParams p{{}, 1, 1, d, kShrinkage, forward.data(), inverse.data()};
+  REQUIRE(cuda::launch({.threads = cuda::kJacobiThreads}, cuda::factor_metric_kernel<d>, p) == cudaSuccess);
   const std::vector<float> factor = forward.values(), back = inverse.values();
-  double diagonal = 1.0;  // of the matrix over its mean diagonal: 1, beside it 1/4
-  for (int a = 0; a < d; ++a) {
-    const double below = a == 0 ? 0.0 : 0.25 / diagonal;
-    diagonal = std::sqrt(1.0 - below * below);
+  const double sum = 0.75 * 3.0 / 2.0 + 0.25, difference = 0.75 * 1.0 / 2.0 + 0.25;  // roots over their mean of 2, shrunk
+  for (int a = 0; a < d; ++a)
     for (int b = 0; b < d; ++b) {
-      const double wanted = a == b ? diagonal : a == b + 1 ? below : 0.0;
-      CHECK(std::fabs(double(factor[size_t(a * d + b)]) - wanted) <= 1e-5);
-      double product = 0.0;
-      for (int c = 0; c < d; ++c) product += double(factor[size_t(a * d + c)]) * double(back[size_t(c * d + b)]);
-      CHECK(std::fabs(product - (a == b ? 1.0 : 0.0)) <= 1e-5);
+      double metric = 0.0, product = 0.0;
+      for (int c = 0; c < d; ++c) {
+        metric += double(factor[size_t(a * d + c)]) * double(factor[size_t(b * d + c)]);
+        product += double(factor[size_t(a * d + c)]) * double(back[size_t(c * d + b)]);
+      }
+      const double wanted = a == b ? (sum + difference) / 2.0 : a / 2 == b / 2 ? (sum - difference) / 2.0 : 0.0;
+      CHECK(std::fabs(metric - wanted) <= 1e-4);
+      CHECK(std::fabs(product - (a == b ? 1.0 : 0.0)) <= 1e-4);
     }
-  }
 }
 
 }  // namespace

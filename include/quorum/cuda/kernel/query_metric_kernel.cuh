@@ -1,15 +1,16 @@
-// The query metric from sampled queries: their second moment, shrunk, and a factor of it (algorithm.md eq. 3).
+// The query metric from sampled queries: their second moment, and a factor of the metric that belongs to it (algorithm.md eq. 3).
 #pragma once
 
 #include "quorum/core/clustering.hpp"
 #include "quorum/core/kv_cache_view.hpp"
 #include "quorum/core/shape.hpp"
 #include "quorum/cuda/block/cache_rows.cuh"
+#include "quorum/cuda/block/jacobi.cuh"
 #include "quorum/cuda/support/shared_memory.cuh"
 
 namespace quorum::cuda {
 
-inline constexpr int kMetricThreads = 256;
+inline constexpr int kMomentThreads = 256;
 // Queries that a block takes together, and the side of the part of the moment that it sums.
 inline constexpr int kMetricTile = 32;
 
@@ -25,8 +26,8 @@ struct MetricParams {
 // Sum of q q^T over the queries of a group, those with NaN or Inf left out. Grid: (head_dim / 32, head_dim / 32, num_kv_heads), blocks
 // below the diagonal do nothing.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kMetricThreads) query_moment_kernel(const __grid_constant__ MetricParams p) {
-  constexpr int kWarps = kMetricThreads / kWarpSize;
+__global__ void __launch_bounds__(kMomentThreads) query_moment_kernel(const __grid_constant__ MetricParams p) {
+  constexpr int kWarps = kMomentThreads / kWarpSize;
   QUORUM_SHARED(float[kMetricTile][kHeadDim], rows);
   if (blockIdx.y < blockIdx.x) return;
   const int head = int(blockIdx.z), a = int(blockIdx.x) * kMetricTile, b = int(blockIdx.y) * kMetricTile;
@@ -59,47 +60,54 @@ __global__ void __launch_bounds__(kMetricThreads) query_moment_kernel(const __gr
     for (int j = 0; j < 2; ++j) moment[(b + y + j) * kHeadDim + a + x + i] = sum[i][j];  // the lower half is what is read
 }
 
-// Cholesky's factor L of the shrunk moment, and its inverse; the identity for a moment that is zero or not finite. Any factor serves: the
-// index turns its coordinates. Grid: (1, 1, num_kv_heads). Cost: head_dim^3 / 3 multiply-adds each, head_dim steps that wait for each
-// other.
+// The factor B of the metric, by the moment's eigenvectors, and its inverse; the identity for a moment that is zero or not finite. In
+// place: `forward` comes with the lower half of the moment. Grid: (1, 1, num_kv_heads). Cost: some sweeps of head_dim^2 / 2 rotations of
+// two rows.
 template <int kHeadDim>
-__global__ void __launch_bounds__(kMetricThreads) factor_metric_kernel(const __grid_constant__ MetricParams p) {
-  QUORUM_SHARED(float, trace);
-  const int64_t at = int64_t(blockIdx.z) * kHeadDim * kHeadDim;
-  float *factor = p.forward + at, *inverse = p.inverse + at;
+__global__ void __launch_bounds__(kJacobiThreads, 1) factor_metric_kernel(const __grid_constant__ MetricParams p) {
+  constexpr int kElements = kHeadDim * kHeadDim;
+  QUORUM_SHARED(float[kHeadDim], roots);
+  QUORUM_SHARED(float, total);  // the trace, later the sum of roots
+  QUORUM_SHARED(int, rotated);
+  float *forward = p.forward + int64_t(blockIdx.z) * kElements, *inverse = p.inverse + int64_t(blockIdx.z) * kElements;
   const int thread = int(threadIdx.x);
   if (thread == 0) {
-    trace = 0.0f;
-    for (int c = 0; c < kHeadDim; ++c) trace += factor[c * (kHeadDim + 1)];
+    total = 0.0f;
+    for (int c = 0; c < kHeadDim; ++c) total += forward[c * (kHeadDim + 1)];
   }
   __syncthreads();
-  const bool usable = trace > 0.0f && trace < kInfinity;
-  const float scale = usable ? (1.0f - p.shrinkage) * float(kHeadDim) / trace : 0.0f, diagonal = usable ? p.shrinkage : 1.0f;
-  for (int i = thread; i < kHeadDim * kHeadDim; i += kMetricThreads) {
+  const bool usable = total > 0.0f && total < kInfinity;
+  const float scale = usable ? float(kHeadDim) / total : 0.0f;
+  for (int i = thread; i < kElements; i += kJacobiThreads) {
     const int row = i / kHeadDim, column = i % kHeadDim;
-    const float shrunk = usable && column <= row ? scale * factor[i] : 0.0f;
-    factor[i] = row == column ? shrunk + diagonal : shrunk;
+    inverse[i] = row == column ? 1.0f : 0.0f;
+    if (column > row) continue;
+    const float x = usable ? scale * forward[i] : inverse[i];
+    forward[i] = x;
+    forward[column * kHeadDim + row] = x;
   }
-#pragma unroll 1
-  for (int j = 0; j < kHeadDim; ++j) {
-    __syncthreads();
-    const float pivot = rsqrtf(factor[j * (kHeadDim + 1)]);
-    __syncthreads();
-    for (int i = j + thread; i < kHeadDim; i += kMetricThreads) factor[i * kHeadDim + j] *= pivot;
-    __syncthreads();
-    for (int i = thread; i < kHeadDim * kHeadDim; i += kMetricThreads) {
-      const int row = i / kHeadDim, column = i % kHeadDim;
-      if (column > j && column <= row) factor[i] = fmaf(-factor[row * kHeadDim + j], factor[column * kHeadDim + j], factor[i]);
-    }
+  constexpr float kRounding = 1e-12f;  // the square of what f32 resolves; the trace is head_dim, its squares at most as many times that
+  jacobi<kHeadDim>(forward, inverse, kRounding * float(kElements), rotated);
+  for (int c = thread; c < kHeadDim; c += kJacobiThreads) {
+    float value = 0.0f;  // along eigenvector c, whatever is left off the diagonal
+    for (int i = 0; i < kHeadDim; ++i) value = fmaf(forward[c * kHeadDim + i], inverse[c * kHeadDim + i], value);
+    roots[c] = metric_root(value);
   }
   __syncthreads();
-  for (int i = thread; i < kHeadDim; i += kMetricThreads)  // L x = e_i, a column a thread
-    for (int c = 0; c < kHeadDim; ++c) {
-      float rest = c == i ? 1.0f : 0.0f;
-#pragma unroll 4
-      for (int k = i; k < c; ++k) rest = fmaf(-factor[c * kHeadDim + k], inverse[k * kHeadDim + i], rest);
-      inverse[c * kHeadDim + i] = c < i ? 0.0f : rest / factor[c * (kHeadDim + 1)];
-    }
+  if (thread == 0) {
+    total = 0.0f;
+    for (int c = 0; c < kHeadDim; ++c) total += roots[c];
+  }
+  __syncthreads();
+  for (int c = thread; c < kHeadDim; c += kJacobiThreads)
+    roots[c] = sqrtf(metric_eigenvalue(roots[c], total / float(kHeadDim), usable ? p.shrinkage : 1.0f));
+  __syncthreads();
+  for (int i = thread; i < kElements; i += kJacobiThreads) {
+    const int row = i / kHeadDim, column = i % kHeadDim;
+    forward[i] = inverse[column * kHeadDim + row] * roots[column];
+  }
+  __syncthreads();
+  for (int i = thread; i < kElements; i += kJacobiThreads) inverse[i] /= roots[i / kHeadDim];
 }
 
 }  // namespace quorum::cuda
