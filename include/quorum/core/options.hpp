@@ -42,7 +42,7 @@ struct IndexOptions {
   // multiplications; clustering n tokens takes about 1 + n / 150 of them for each KV head.
   int pieces_per_append = 0;
   // Weight of the identity in the query metric, [1e-4, 1]: 1 is plain L2, smaller trusts the sampled queries more.
-  float metric_shrinkage = 0.03f;
+  float metric_shrinkage = 0.05f;
   IndexStorage storage = IndexStorage::int8;
   // `diagonal` stores head_dim + 4 more bytes a cluster and allows either model when decoding; otherwise none or shared.
   VarianceModel variance = VarianceModel::shared;
