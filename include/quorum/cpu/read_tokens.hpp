@@ -48,9 +48,8 @@ inline bool is_candidate(const HeadTask& task, const CodedState& coded, int clus
 
 // Expected weight that must be listed so that a head meets its target, if unread tokens weigh what is believed of them.
 inline double expected_need(const DecodeOptions& options, const CodedState& coded, const ReadState& state, int g) {
-  const double target = double(options.target_ratio), factor = state.rest_factor[g];
-  const double missing = target * (state.read[g] + factor * state.rest[g]) - state.read[g];
-  return coded.listed.chosen.weight[g] + missing / (coded.surprise[g] * (1.0 - target + target * factor));
+  return coded.listed.chosen.weight[g] +
+         coded_need(double(options.target_ratio), state.read[g], state.rest[g], state.rest_factor[g], coded.surprise[g]);
 }
 
 // The threshold at which to go on: the highest at which all heads have what they need, within the bounds on the number of tokens.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "quorum/cuda/score_clusters.cuh"
+#include "quorum/cuda/select_coded_tokens.cuh"
 #include "quorum/cuda/select_tokens.cuh"
 #include "quorum/cuda/workspace.cuh"
 
@@ -44,6 +45,7 @@ class Decoder {
     for (int rows = 1; rows <= plan_.rows_per_set; ++rows) {  // a call may have fewer than the plan
       const int group = rows * plan_.heads_per_row;
       check(prepare_select_tokens(group, plan_.max_slots), "cuda::Decoder", "prepare_select_tokens");
+      if (plan_.by_tokens) check(prepare_select_coded_tokens(group, plan_.max_slots), "cuda::Decoder", "prepare_select_coded_tokens");
       check(prepare_sparse_attention(shape.head_dim, group, kv_type, device_, plan_.num_rows()), "cuda::Decoder",
             "prepare_sparse_attention");
     }
@@ -82,6 +84,7 @@ class Decoder {
     p.num_sequences = batch.num_sequences;
     p.deal_query_rows(batch.num_rows, batch.causal, p.options.rows);
     p.score_tiles = device_.score_tiles(p.num_rows(), p.max_slots);
+    p.scan_tiles = device_.scan_tiles(p.num_rows(), p.max_slots);
     p.out = out;
     p.reports = reports;
     return p;
@@ -101,7 +104,8 @@ class Decoder {
     validate(limits, function);
     require(has_kernels(shape.head_dim), function, "shape.head_dim", "64, 96, 128 or 256", shape.head_dim);
     require(has_kernels(kv_type), function, "kv_type", "f16 or bf16", element_name(kv_type));
-    require(options.unit != ReadUnit::tokens, function, "options.unit", "clusters or automatic on this device", int(options.unit));
+    require(options.unit != ReadUnit::tokens || !options.certificate.enabled, function, "options.unit",
+            "clusters or automatic with a certificate on this device", int(options.unit));
     require(options.target_error == 0.0f, function, "options.target_error", "0 on this device", options.target_error);
     require(options.variance != VarianceModel::diagonal, function, "options.variance", "none or shared on this device",
             int(options.variance));
@@ -111,6 +115,8 @@ class Decoder {
     p.shape.sm_scale = shape.softmax_scale();
     p.deal_query_rows(limits.max_rows, true, options.rows);
     p.options = options;
+    p.by_tokens = reads_tokens(options, true) && !options.certificate.enabled;
+    p.candidate_coverage = quorum::candidate_coverage(options);
     p.kv.type = kv_type;
     p.num_sequences = limits.max_sequences;
     p.max_tokens = limits.max_tokens;
@@ -138,6 +144,7 @@ class Decoder {
     for (int round = 0; round < p.num_rounds; ++round) {
       p.round = round;
       cudaError_t status = select_tokens(p, stream);
+      if (status == cudaSuccess && p.by_tokens && p.heads != nullptr) status = select_coded_tokens(p, stream);
       if (status == cudaSuccess) status = sparse_attention(p, device_, stream);
       if (status != cudaSuccess) return status;
     }

@@ -55,6 +55,8 @@ struct HeadWeight {
   float rest = 0.0f;      // by estimate
   float believed = 0.0f;  // by sample and estimate
   float upper_bound = 0.0f;
+  float amount = 0.0f;   // that the tail stands for
+  float entered = 0.0f;  // of it, what its clusters hold
   bool sampled = false;
 };
 
@@ -74,7 +76,10 @@ __device__ __forceinline__ void write_report(const StepParams& p, int row, int g
     report.clusters_used = plan.num_tail;
     report.rounds = plan.num_rounds;
     stored.num_cluster_slots = p.head(row).clusters.num_clusters;
-    report.bytes_read = stored.sparse_bytes(report, plan.num_listed - plan.num_always, 0);
+    const bool by_tokens = plan.path == DecodePath::sparse_tokens;
+    if (by_tokens) report.tokens_coded = plan.num_coded;
+    report.bytes_read =
+        stored.sparse_bytes(report, plan.num_listed - plan.num_always, by_tokens ? int64_t(plan.num_code_blocks) * kCodeBlock : 0);
     report.attained_ratio_estimate = attained_ratio(weight.read, plan.complete ? 0.0f : weight.believed);
     if (!plan.complete) {
       report.confidence = weight.sampled ? p.options.certificate.confidence : 0.0f;
@@ -195,15 +200,32 @@ __device__ __forceinline__ void write_output(const StepParams& p, int row, int g
   if (threadIdx.x == 0) p.out.set_lse(p.shape, query_row, qo_head, lse);
 }
 
+// What codes and estimates say of the rest of a head, by one warp; every lane gets it. With a budget the rest is what codes say; a target
+// was judged by what is expected of it, which is more.
+__device__ __forceinline__ void weigh_coded_rest(const StepParams& p, int row, int g, const RowPlan& plan, HeadWeight& weight) {
+  float coded = 0.0f;
+  for (int tile = int(threadIdx.x) % kWarpSize; tile < p.scan_tiles; tile += kWarpSize)
+    coded += p.workspace.unread_weight[(int64_t(row) * p.scan_tiles + tile) * p.group + g];
+  weight.amount = warp_sum(coded) + plan.outside[g];
+  weight.entered = weight.amount - (plan.used_outside[g] > 0.0f ? 0.0f : plan.outside[g]);
+  weight.rest = weight.believed = plan.complete ? 0.0f : p.options.fixed_budget > 0 ? weight.amount : plan.rest[g];
+}
+
 // What a head's sample and estimates say, in units of exp(reference), by one warp; every lane gets it.
 __device__ __forceinline__ HeadWeight weigh_head(const StepParams& p, int row, int g, const RowPlan& plan, AttentionState read) {
   HeadWeight weight;
+  weight.read = read.sum * fast_rescale(read.max, plan.reference[g]);
+  if (plan.path == DecodePath::sparse_tokens) {
+    weigh_coded_rest(p, row, g, plan, weight);
+    return weight;
+  }
   const SampledRest sampled = sum_draws(p, row, g, plan);
   weight.sampled = plan.num_draws > 0;
   weight.rest = plan.complete ? 0.0f : plan.rest[g];
-  weight.read = read.sum * fast_rescale(read.max, plan.reference[g]);
   weight.believed = weight.sampled ? believed_rest(sampled, weight.rest, sample_trust(p.options.variance)) : weight.rest;
   weight.upper_bound = rest_upper_bound(sampled, weight.rest, p.z);
+  weight.amount = p.options.tail == Tail::calibrated ? weight.believed : weight.rest;
+  weight.entered = plan.used_rest[g];
   return weight;
 }
 
@@ -223,10 +245,10 @@ __global__ void __launch_bounds__(kThreads, 2) merge_kernel(const __grid_constan
   float unit = read.max, of_tail = 0.0f, amount = 0.0f;
   if (sparse) {
     weight = weigh_head(p, row, g, plan, read);
-    const bool has_tail = p.options.tail != Tail::drop && plan.num_tail > 0 && plan.used_rest[g] > 0.0f;
+    const bool has_tail = p.options.tail != Tail::drop && plan.num_tail > 0 && weight.entered > 0.0f;
     unit = larger_max(read.max, plan.reference[g]);
-    if (has_tail) amount = (p.options.tail == Tail::calibrated ? weight.believed : weight.rest);
-    of_tail = tail_scale(amount, plan.used_rest[g]) * fast_rescale(plan.reference[g], unit);
+    if (has_tail) amount = weight.amount;
+    of_tail = tail_scale(amount, weight.entered) * fast_rescale(plan.reference[g], unit);
     amount *= fast_rescale(plan.reference[g], unit);
   }
   const float total = read.sum * fast_rescale(read.max, unit) + amount;

@@ -1,4 +1,5 @@
-// Second stage: what of a row is read, what enters by value means, what is drawn. One block a row; its result is the row's plan.
+// Second stage: what of a row is read, what enters by value means, what is drawn. One block a row; its result is the row's plan. Rows that
+// choose single tokens are left to the kernels that scan codes.
 #pragma once
 
 #include "quorum/cuda/block/ptx.cuh"
@@ -69,6 +70,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1) select_tokens_kernel(const 
   RowPlan& plan = p.workspace.plan[row];
   let_next_kernel_start();
   wait_for_previous_kernel();
+  if (p.by_tokens && p.first_path(row) == DecodePath::sparse_tokens) return;
   if (!start_round(p, row, plan)) {
     const bool attends = p.round == 0 || plan.widens;
     if (threadIdx.x == 0) write_counts(p, row, attends ? plan.num_listed : 0, 0, 0);

@@ -1,0 +1,125 @@
+// The choice of one row's tokens by one block, from what their codes came to: the key bucket at which every head has enough, found without
+// a sort (algorithm.md eq. 15).
+#pragma once
+
+#include "quorum/core/coded_rest.hpp"
+#include "quorum/core/decode_plan.hpp"
+#include "quorum/core/stopping_rule.hpp"
+#include "quorum/cuda/block/block_scan.cuh"
+#include "quorum/cuda/block/key_histogram.cuh"
+#include "quorum/cuda/block/step.cuh"
+
+namespace quorum::cuda {
+
+inline constexpr int kChoiceThreads = 576;  // a warp for each of up to 16 heads, one for the least and one for the most tokens
+inline constexpr int kChoiceWarps = kChoiceThreads / kWarpSize;
+
+struct ChoiceShared {
+  int32_t bucket[kMaxGroupSize + 2];
+  int32_t num_tokens;
+  int32_t failed, finite;
+  uint32_t warp_sums[kChoiceWarps];
+};
+
+struct TokenChoice {
+  const StepParams& p;
+  ChoiceShared& s;
+  RowPlan& plan;
+  KeyHistogram<unsigned long long> histogram;  // of the row: expected weights of each head, then counts
+  int row, group;
+
+  __device__ __forceinline__ int warp() const { return int(threadIdx.x) / kWarpSize; }
+  __device__ __forceinline__ int lane() const { return int(threadIdx.x) % kWarpSize; }
+  __device__ __forceinline__ bool by_budget() const { return p.options.fixed_budget > 0; }
+
+  // Where each column has what it must; the last one: must not have more. Post: what is outside, as codes make of it.
+  __device__ __forceinline__ void find_thresholds() const {
+    static_assert(kChoiceWarps >= kMaxGroupSize + 2);
+    if (threadIdx.x == 0) s.failed = 0, s.finite = 1;
+    const int w = warp();
+    if (w > group + 1) return;
+    int bucket = -1;
+    if (w < group) {
+      const double need = correct_outside(w);
+      const double steps = ceil(need / double(plan.total[w]) * double(kShareUnit));
+      const auto wanted = steps > 0.0 ? static_cast<unsigned long long>(fmin(steps, 0x1p62)) : 0ull;
+      if (!by_budget()) bucket = find_threshold(histogram.column(w), wanted);
+    } else if (w == group) {
+      const int least = by_budget() ? p.options.fixed_budget : p.options.min_tokens;
+      bucket = find_threshold(histogram.column(group), static_cast<unsigned long long>(least));
+    } else {
+      const auto most = static_cast<unsigned long long>(p.options.max_tokens);
+      bucket = min(find_place<kNumKeyBuckets>(histogram.column(group), most + 1).bucket - 1, kLastKeyBucket);
+    }
+    if (lane() == 0) s.bucket[w] = bucket;
+  }
+  // By one warp: the weight of what is outside after the scan; returns the expected weight that head g must have listed.
+  __device__ __forceinline__ double correct_outside(int g) const {
+    const double total = double(plan.total[g]), read = double(plan.read[g]), before = double(plan.outside[g]);
+    const double expected = double(sum_through(histogram.column(g), kNumKeyBuckets - 1)) / double(kShareUnit) * total;
+    const double found = plan.num_coded > 0 ? outside_factor(expected, total - read - before) : 1.0, outside = before * found;
+    __syncwarp();
+    if (lane() == 0) {
+      const float used = plan.used_outside[g];
+      plan.outside[g] = float(outside);
+      plan.rest[g] = float(expected + outside);
+      plan.log_outside_scale[g] = used > 0.0f && outside > 0.0 ? __logf(tail_scale(float(outside), used)) : -kInfinity;
+    }
+    return coded_need(double(p.options.target_ratio), read, expected + outside, double(kCodedMargin), 1.0);
+  }
+
+  // The bucket up to which tokens are listed. Post: plan's rest is what is expected of the others.
+  __device__ __forceinline__ void choose() const {
+    find_thresholds();
+    __syncthreads();
+    int cut = -1;
+    for (int w = 0; w <= group; ++w) cut = max(cut, s.bucket[w]);
+    cut = min(cut, s.bucket[group + 1]);
+    if (warp() <= group) {
+      const unsigned long long listed = sum_through(histogram.column(warp()), cut);
+      if (lane() == 0 && warp() == group) s.num_tokens = int(listed);
+      if (lane() == 0 && warp() < group) take(warp(), float(double(listed) / double(kShareUnit) * double(plan.total[warp()])));
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) plan.token_bucket = cut;
+  }
+  __device__ __forceinline__ void take(int g, float listed) const {
+    plan.rest[g] = fmaxf(plan.rest[g] - listed, 0.0f);
+    if (!isfinite(plan.rest[g])) atomicExch(&s.finite, 0);
+    if (!meets_target(plan.read[g] + listed, plan.rest[g], 0.5f * p.options.target_ratio)) atomicExch(&s.failed, 1);
+  }
+
+  // Which way the row goes. Where all that seemed worth reading would be read, and by estimate half of some head's target is missed all the
+  // same, estimates and codes have led astray.
+  __device__ __forceinline__ DecodePath path() const {
+    if (s.finite == 0) return DecodePath::dense_by_numerics;
+    const int num_read = plan.num_always + s.num_tokens, num_indexed = p.head(row).num_indexed;
+    if (!by_budget() && p.options.max_tokens >= plan.num_coded && s.num_tokens < num_indexed && s.failed != 0)
+      return DecodePath::dense_by_numerics;
+    if (dense_is_cheaper(p.options, num_read, plan.num_always + num_indexed)) return DecodePath::dense_by_cost;
+    return DecodePath::sparse_tokens;
+  }
+
+  // Where each tile's tokens go in the list.
+  __device__ __forceinline__ void place_tiles() const {
+    const int64_t first = int64_t(row) * p.scan_tiles;
+#pragma unroll 1
+    for (int tile = warp(); tile < p.scan_tiles; tile += kChoiceWarps) {
+      const uint32_t count = sum_through(p.workspace.tile_counts + (first + tile) * kNumKeyBuckets, plan.token_bucket);
+      if (lane() == 0) p.workspace.tile_start[first + tile] = int32_t(count);
+    }
+    __syncthreads();
+    uint32_t before = uint32_t(plan.num_always);
+#pragma unroll 1
+    for (int begin = 0; begin < p.scan_tiles; begin += kChoiceThreads) {
+      const int tile = begin + int(threadIdx.x);
+      const uint32_t own = tile < p.scan_tiles ? uint32_t(p.workspace.tile_start[first + tile]) : 0u;
+      uint32_t total;
+      const uint32_t start = before + block_exclusive_sum<kChoiceThreads>(own, total, s.warp_sums);
+      if (tile < p.scan_tiles) p.workspace.tile_start[first + tile] = int32_t(start);
+      before += total;
+    }
+  }
+};
+
+}  // namespace quorum::cuda
