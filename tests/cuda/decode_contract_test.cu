@@ -35,10 +35,6 @@ TEST_CASE("cuda decoder: every mistake is named: argument, rule, value") {
   CHECK(message_of([](Plan& p) { p.type = ElementType::f32; }) == "cuda::Decoder: kv_type must be f16 or bf16, got f32");
   CHECK(message_of([](Plan& p) { p.type = ElementType::q8_0; }) == "cuda::Decoder: kv_type must be f16 or bf16, got q8_0");
   CHECK(message_of([](Plan& p) { p.options.unit = ReadUnit::tokens; }) == "no error");
-  CHECK(message_of([](Plan& p) {
-          p.options.unit = ReadUnit::tokens;
-          p.options.certificate.enabled = true;
-        }) == "cuda::Decoder: options.unit must be clusters or automatic with a certificate on this device, got 2");
   CHECK(message_of([](Plan& p) { p.options.target_error = 0.5f; }) ==
         "cuda::Decoder: options.target_error must be 0 on this device, got 0.5");
   CHECK(message_of([](Plan& p) { p.options.variance = VarianceModel::diagonal; }) ==
@@ -173,10 +169,21 @@ TEST_CASE("cuda decoder: a captured step is replayed while lengths grow, with th
   const DeviceCase device(host);
   DecodeOptions options;
   options.dense_below = 0;
-  for (const int kernels : {5, 8, 9, 11}) {  // 9: single tokens
-    options.unit = kernels == 9 ? ReadUnit::tokens : ReadUnit::clusters;
-    options.certificate.enabled = kernels == 8 || kernels == 11;
-    options.certificate.policy = kernels == 11 ? MissPolicy::dense : MissPolicy::widen;
+  const struct {
+    ReadUnit unit;
+    int budget;
+    bool certificate;
+    MissPolicy policy;
+    int kernels;
+  } cases[] = {{ReadUnit::clusters, 0, false, MissPolicy::widen, 5}, {ReadUnit::clusters, 0, true, MissPolicy::widen, 8},
+               {ReadUnit::clusters, 0, true, MissPolicy::dense, 11}, {ReadUnit::tokens, 50, false, MissPolicy::widen, 9},
+               {ReadUnit::tokens, 0, false, MissPolicy::widen, 14},  {ReadUnit::tokens, 0, true, MissPolicy::widen, 16},
+               {ReadUnit::tokens, 0, true, MissPolicy::dense, 22}};
+  for (const auto& [unit, budget, certificate, policy, kernels] : cases) {
+    options.unit = unit;
+    options.fixed_budget = budget;
+    options.certificate.enabled = certificate;
+    options.certificate.policy = policy;
     const auto decoder = device.decoder(options);
     cuda::DecodeBatch batch = device.batch();
     const cuda::DeviceBuffer lengths = upload(std::vector<int32_t>{500, 300});
@@ -194,6 +201,7 @@ TEST_CASE("cuda decoder: a captured step is replayed while lengths grow, with th
       const cuda::DeviceBuffer lse = upload(std::vector<float>(16, kNan));
       REQUIRE(decode(*decoder, batch, {output.as<float>(), lse.as<float>()}, nullptr, nullptr) == DecodeStatus::ok);
       REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+      CAPTURE(kernels);
       CHECK(replayed.output == download(output.as<float>(), 16 * 64));
       CHECK(replayed.lse == download(lse.as<float>(), 16));
     }

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstdio>
 #include <utility>
 
 #include "tests/cuda/support/step_case.cuh"
@@ -65,3 +66,29 @@ TEST_CASE("cuda decode by tokens: budgets and targets, as the CPU chooses, for e
 
 }  // namespace
 }  // namespace quorum::test
+namespace quorum::test {
+TEST_CASE("EXPERIMENT") {
+  for (const char* trace : {"examples/data/smollm2_135m_kjv_8k_layer12.safetensors"}) {
+    CaseOptions options;
+    options.trace = trace;
+    options.num_tokens = {8192};
+    const HostCase host(options);
+    const DeviceCase device(host);
+    const CaseResult expected = host.reference();
+    for (const float target : {0.5f, 0.8f, 0.9f}) {
+      DecodeOptions decode;
+      decode.certificate.enabled = getenv("CERT") != nullptr;
+      decode.unit = ReadUnit::tokens;
+      decode.target_ratio = target;
+      decode.tail = Tail::drop;
+      const CaseResult result = device.decode(decode), cpu = host.cpu_decode(decode);
+      for (size_t i = 0; i < result.reports.size(); ++i) {
+        const HeadReport &own = result.reports[i], &other = cpu.reports[i];
+        std::printf("%.1f head %zu path %d/%d tokens %d / %d coded %d / %d attained %.4f / %.4f estimate %.4f / %.4f bound %.4f / %.4f rounds %d / %d drawn %d / %d\n", target, i, int(own.path), int(other.path),
+                    own.tokens_read, other.tokens_read, own.tokens_coded, other.tokens_coded, std::exp(result.lse[i] - expected.lse[i]), std::exp(cpu.lse[i] - expected.lse[i]),
+                    own.attained_ratio_estimate, other.attained_ratio_estimate, own.attained_ratio_lower_bound, other.attained_ratio_lower_bound, own.rounds, other.rounds, own.tokens_sampled, other.tokens_sampled);
+      }
+    }
+  }
+}
+}

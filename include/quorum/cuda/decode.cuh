@@ -104,8 +104,6 @@ class Decoder {
     validate(limits, function);
     require(has_kernels(shape.head_dim), function, "shape.head_dim", "64, 96, 128 or 256", shape.head_dim);
     require(has_kernels(kv_type), function, "kv_type", "f16 or bf16", element_name(kv_type));
-    require(options.unit != ReadUnit::tokens || !options.certificate.enabled, function, "options.unit",
-            "clusters or automatic with a certificate on this device", int(options.unit));
     require(options.target_error == 0.0f, function, "options.target_error", "0 on this device", options.target_error);
     require(options.variance != VarianceModel::diagonal, function, "options.variance", "none or shared on this device",
             int(options.variance));
@@ -115,7 +113,7 @@ class Decoder {
     p.shape.sm_scale = shape.softmax_scale();
     p.deal_query_rows(limits.max_rows, true, options.rows);
     p.options = options;
-    p.by_tokens = reads_tokens(options, true) && !options.certificate.enabled;
+    p.by_tokens = reads_tokens(options, true);
     p.candidate_coverage = quorum::candidate_coverage(options);
     p.kv.type = kv_type;
     p.num_sequences = limits.max_sequences;
@@ -130,25 +128,23 @@ class Decoder {
     p.num_draws = samples ? samples_per_round(options) : 0;
     p.z = normal_quantile(options.certificate.confidence);
     const bool judges = options.certificate.enabled && options.fixed_budget == 0;
-    const bool widens = judges && options.certificate.policy != MissPolicy::accept && options.certificate.max_rounds > 0;
-    p.num_rounds = widens ? 2 : 1;
+    p.widens = judges && options.certificate.policy != MissPolicy::accept && options.certificate.max_rounds > 0;
+    p.num_rounds = p.widens || (p.by_tokens && options.fixed_budget == 0) ? 2 : 1;
     if (judges && options.certificate.policy == MissPolicy::dense) p.dense_round = p.num_rounds++;
     return p;
   }
 
   cudaError_t run(StepParams& p, cudaStream_t stream) const noexcept {
-    if (p.heads != nullptr) {
-      const cudaError_t status = score_clusters(p, stream);
-      if (status != cudaSuccess) return status;
-    }
-    for (int round = 0; round < p.num_rounds; ++round) {
-      p.round = round;
-      cudaError_t status = select_tokens(p, stream);
-      if (status == cudaSuccess && p.by_tokens && p.heads != nullptr) status = select_coded_tokens(p, stream);
+    const bool by_tokens = p.by_tokens && p.heads != nullptr;
+    cudaError_t status = cudaSuccess;
+    if (p.heads != nullptr) status = score_clusters(p, stream);
+    for (p.round = 0; p.round < p.num_rounds && status == cudaSuccess; ++p.round) {
+      status = select_tokens(p, stream);
+      if (status == cudaSuccess && by_tokens && p.round == 0) status = scan_candidates(p, stream);
+      if (status == cudaSuccess && by_tokens) status = select_coded_tokens(p, stream);
       if (status == cudaSuccess) status = sparse_attention(p, device_, stream);
-      if (status != cudaSuccess) return status;
     }
-    return cudaSuccess;
+    return status;
   }
 
   DeviceTuning device_;

@@ -34,6 +34,8 @@ inline int64_t lay_out(std::byte* block, const DeviceTuning& device, StepParams&
   w.tile_counts = arena.take<uint32_t>(scan_blocks * kNumKeyBuckets);
   w.tile_start = arena.take<int32_t>(scan_blocks);
   w.unread_weight = arena.take<float>(scan_blocks * group);
+  w.unread_share = arena.take<float>(p.samples_coded() ? rows * p.max_slots : 0);
+  w.unread_tokens = arena.take<int32_t>(p.samples_coded() ? rows * p.max_slots : 0);
   w.draw_weight = arena.take<float>(rows * p.num_draws * group);
   w.tile_indptr = arena.take<int32_t>(p.num_rounds * (kSegmentKinds * rows + 1));
   w.partial_state = arena.take<AttentionState>(partials * group);

@@ -134,6 +134,11 @@ struct RowCandidates : RowClusters<kHeads> {
     for (int cluster = first; cluster < last; ++cluster) {
       const int key = bucket[cluster];
       if (key <= of_tail) *tail++ = cluster;
+      if (p.samples_coded()) {  // listing tokens says what the candidates have left
+        const int64_t at = int64_t(row) * p.max_slots + cluster;
+        p.workspace.unread_share[at] = key == kNoBucket ? 0.0f : bucket_key(key) * float(size[cluster]);
+        p.workspace.unread_tokens[at] = key == kNoBucket ? 0 : size[cluster];
+      }
       marks[cluster] = key <= cut.candidates ? uint16_t(0) : key <= of_tail ? kEntersOutside : kNoCandidate;
     }
     if (threadIdx.x == 0) {

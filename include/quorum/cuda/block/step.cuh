@@ -50,11 +50,14 @@ struct RowPlan {
   int32_t num_coded = 0;                   // tokens whose codes are scanned: those of the candidates
   int32_t num_code_blocks = 0;             // in so many blocks of codes
   int32_t token_bucket = -1;               // candidates' tokens of key buckets up to it are listed
+  int32_t bucket_before = -1;              // up to this one they were in an earlier round
   float total[kMaxGroupSize];              // weight that was expected in all before codes were scanned: what shares are of
   float log_total[kMaxGroupSize];          // its log, the unit included
   float outside[kMaxGroupSize];            // expected weight of the clusters that are no candidates
   float used_outside[kMaxGroupSize];       // the same of those that enter the output, before codes were scanned
   float log_outside_scale[kMaxGroupSize];  // log of the factor with which these stand for all that is outside
+  float listed[kMaxGroupSize];             // expected weight of what is listed in this round
+  float surprise[kMaxGroupSize];           // code_surprise() of what was read in the round before
 };
 
 // What a cluster is to the scan of codes, where it is not the key bucket of a candidate's first token.
@@ -97,10 +100,12 @@ struct StepWorkspace {
   uint32_t* tile_counts = nullptr;                // [rows][scan_tiles][kNumKeyBuckets], tokens by key bucket
   int32_t* tile_start = nullptr;                  // [rows][scan_tiles], place of the tile's first token in the row's list
   float* unread_weight = nullptr;                 // [rows][scan_tiles][group], coded weight of what is not listed
-  float* draw_weight = nullptr;                   // [rows][num_draws][group], log of the drawn token's weight
-  int32_t* tile_indptr = nullptr;                 // [rounds][3 rows + 1], tiles of the segments before each
-  AttentionState* partial_state = nullptr;        // [rounds][attend_blocks + 3 rows][group]
-  float* partial_output = nullptr;                // [rounds][attend_blocks + 3 rows][group][head_dim], in units of exp(state's max)
+  float* unread_share = nullptr;            // [rows][max_slots], shares of a cluster's unread tokens by the lower ends of their buckets
+  int32_t* unread_tokens = nullptr;         // [rows][max_slots], how many there are; both with a certificate only
+  float* draw_weight = nullptr;             // [rows][num_draws][group], log of the drawn token's weight
+  int32_t* tile_indptr = nullptr;           // [rounds][3 rows + 1], tiles of the segments before each
+  AttentionState* partial_state = nullptr;  // [rounds][attend_blocks + 3 rows][group]
+  float* partial_output = nullptr;          // [rounds][attend_blocks + 3 rows][group][head_dim], in units of exp(state's max)
 };
 
 struct StepParams {
@@ -130,6 +135,7 @@ struct StepParams {
   float z = 0.0f;  // quantile of the certificate's confidence
   int round = 0;
   int num_rounds = 1;
+  bool widens = true;    // a missed bound is followed by another round
   int dense_round = -1;  // the round that attends to everything where the bound still misses
 
   // Deals num_query_rows of every sequence to sets, as many as make up to kMaxGroupSize columns. `own`: a set for each of them.
@@ -167,6 +173,9 @@ struct StepParams {
   }
   // Whether columns of a row may see different tokens.
   QUORUM_HOST_DEVICE bool columns_differ() const { return causal && rows_per_set > 1; }
+  // Whether rows that choose by code draw from what they leave: codes know the amount of the rest better than a sample that is worth its
+  // keys (algorithm.md section 7), so that only the certificate asks for one.
+  QUORUM_HOST_DEVICE bool samples_coded() const { return by_tokens && options.certificate.enabled; }
   // Most code blocks of a row: every cluster may leave one unfilled.
   QUORUM_HOST_DEVICE int64_t max_code_blocks() const { return by_tokens ? max_tokens / kCodeBlock + max_slots : 0; }
   QUORUM_HOST_DEVICE int num_partials() const { return attend_blocks + kSegmentKinds * num_rows(); }

@@ -1,5 +1,5 @@
 // The choice of one row's tokens by one block, from what their codes came to: the key bucket at which every head has enough, found without
-// a sort (algorithm.md eq. 15).
+// a sort (algorithm.md eq. 15). Once before anything is read; once more where that has not brought what was expected.
 #pragma once
 
 #include "quorum/core/coded_rest.hpp"
@@ -32,17 +32,18 @@ struct TokenChoice {
   __device__ __forceinline__ int lane() const { return int(threadIdx.x) % kWarpSize; }
   __device__ __forceinline__ bool by_budget() const { return p.options.fixed_budget > 0; }
 
-  // Where each column has what it must; the last one: must not have more. Post: what is outside, as codes make of it.
+  // Where each column has what it must; the last one: must not have more.
   __device__ __forceinline__ void find_thresholds() const {
     static_assert(kChoiceWarps >= kMaxGroupSize + 2);
-    if (threadIdx.x == 0) s.failed = 0, s.finite = 1;
+    if (threadIdx.x == 0) {
+      s.failed = 0;
+      s.finite = 1;
+    }
     const int w = warp();
     if (w > group + 1) return;
     int bucket = -1;
     if (w < group) {
-      const double need = correct_outside(w);
-      const double steps = ceil(need / double(plan.total[w]) * double(kShareUnit));
-      const auto wanted = steps > 0.0 ? static_cast<unsigned long long>(fmin(steps, 0x1p62)) : 0ull;
+      const unsigned long long wanted = wanted_steps(w);
       if (!by_budget()) bucket = find_threshold(histogram.column(w), wanted);
     } else if (w == group) {
       const int least = by_budget() ? p.options.fixed_budget : p.options.min_tokens;
@@ -53,37 +54,49 @@ struct TokenChoice {
     }
     if (lane() == 0) s.bucket[w] = bucket;
   }
-  // By one warp: the weight of what is outside after the scan; returns the expected weight that head g must have listed.
-  __device__ __forceinline__ double correct_outside(int g) const {
-    const double total = double(plan.total[g]), read = double(plan.read[g]), before = double(plan.outside[g]);
+  // Expected weight that head g must have listed, in steps; by one warp. Post: in the first round, plan's rest, and what is outside of the
+  // candidates as codes make of it.
+  __device__ __forceinline__ unsigned long long wanted_steps(int g) const {
+    const double total = double(plan.total[g]);
+    if (p.round == 0) correct_outside(g, total);
+    const double surprise = p.round == 0 ? 1.0 : double(plan.surprise[g]);
+    const double factor = double(p.round == 0 ? kCodedMargin : plan.rest_factor[g]);
+    const double need = coded_need(double(p.options.target_ratio), double(plan.read[g]), surprise * double(plan.rest[g]), factor, surprise);
+    const double steps = ceil(need / total * double(kShareUnit));
+    if (!(steps > 0.0)) return 0;
+    return sum_through(histogram.column(g), plan.bucket_before) + static_cast<unsigned long long>(fmin(steps, 0x1p60));
+  }
+  __device__ __forceinline__ void correct_outside(int g, double total) const {
     const double expected = double(sum_through(histogram.column(g), kNumKeyBuckets - 1)) / double(kShareUnit) * total;
-    const double found = plan.num_coded > 0 ? outside_factor(expected, total - read - before) : 1.0, outside = before * found;
-    __syncwarp();
     if (lane() == 0) {
+      const double read = double(plan.read[g]), before = double(plan.outside[g]);
+      const double outside = plan.num_coded > 0 ? before * outside_factor(expected, total - read - before) : before;
       const float used = plan.used_outside[g];
       plan.outside[g] = float(outside);
       plan.rest[g] = float(expected + outside);
       plan.log_outside_scale[g] = used > 0.0f && outside > 0.0 ? __logf(tail_scale(float(outside), used)) : -kInfinity;
     }
-    return coded_need(double(p.options.target_ratio), read, expected + outside, double(kCodedMargin), 1.0);
+    __syncwarp();
   }
 
-  // The bucket up to which tokens are listed. Post: plan's rest is what is expected of the others.
+  // The bucket up to which tokens are listed. Post: plan's rest is what is expected of the others. Ends with a barrier.
   __device__ __forceinline__ void choose() const {
     find_thresholds();
     __syncthreads();
-    int cut = -1;
+    const int before = plan.bucket_before;
+    int cut = before;
     for (int w = 0; w <= group; ++w) cut = max(cut, s.bucket[w]);
-    cut = min(cut, s.bucket[group + 1]);
+    cut = max(before, min(cut, s.bucket[group + 1]));
     if (warp() <= group) {
-      const unsigned long long listed = sum_through(histogram.column(warp()), cut);
+      const unsigned long long listed = sum_through(histogram.column(warp()), cut) - sum_through(histogram.column(warp()), before);
       if (lane() == 0 && warp() == group) s.num_tokens = int(listed);
       if (lane() == 0 && warp() < group) take(warp(), float(double(listed) / double(kShareUnit) * double(plan.total[warp()])));
     }
-    __syncthreads();
     if (threadIdx.x == 0) plan.token_bucket = cut;
+    __syncthreads();
   }
   __device__ __forceinline__ void take(int g, float listed) const {
+    plan.listed[g] = listed;
     plan.rest[g] = fmaxf(plan.rest[g] - listed, 0.0f);
     if (!isfinite(plan.rest[g])) atomicExch(&s.finite, 0);
     if (!meets_target(plan.read[g] + listed, plan.rest[g], 0.5f * p.options.target_ratio)) atomicExch(&s.failed, 1);
@@ -93,10 +106,10 @@ struct TokenChoice {
   // same, estimates and codes have led astray.
   __device__ __forceinline__ DecodePath path() const {
     if (s.finite == 0) return DecodePath::dense_by_numerics;
-    const int num_read = plan.num_always + s.num_tokens, num_indexed = p.head(row).num_indexed;
-    if (!by_budget() && p.options.max_tokens >= plan.num_coded && s.num_tokens < num_indexed && s.failed != 0)
+    const int num_read = plan.num_listed + s.num_tokens, num_visible = plan.num_always + p.head(row).num_indexed;
+    if (!by_budget() && p.options.max_tokens >= plan.num_coded && num_read < num_visible && s.failed != 0)
       return DecodePath::dense_by_numerics;
-    if (dense_is_cheaper(p.options, num_read, plan.num_always + num_indexed)) return DecodePath::dense_by_cost;
+    if (dense_is_cheaper(p.options, num_read, num_visible)) return DecodePath::dense_by_cost;
     return DecodePath::sparse_tokens;
   }
 
@@ -105,11 +118,12 @@ struct TokenChoice {
     const int64_t first = int64_t(row) * p.scan_tiles;
 #pragma unroll 1
     for (int tile = warp(); tile < p.scan_tiles; tile += kChoiceWarps) {
-      const uint32_t count = sum_through(p.workspace.tile_counts + (first + tile) * kNumKeyBuckets, plan.token_bucket);
+      const uint32_t* counts = p.workspace.tile_counts + (first + tile) * kNumKeyBuckets;
+      const uint32_t count = sum_through(counts, plan.token_bucket) - sum_through(counts, plan.bucket_before);
       if (lane() == 0) p.workspace.tile_start[first + tile] = int32_t(count);
     }
     __syncthreads();
-    uint32_t before = uint32_t(plan.num_always);
+    uint32_t before = uint32_t(plan.num_listed);
 #pragma unroll 1
     for (int begin = 0; begin < p.scan_tiles; begin += kChoiceThreads) {
       const int tile = begin + int(threadIdx.x);

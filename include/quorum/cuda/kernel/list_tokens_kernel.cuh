@@ -34,19 +34,22 @@ struct RestVisit {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const bool there = token + 8 * i < num_tokens;
-      const bool listed = there && int(buckets[int64_t(block) * kCodeBlock + token + 8 * i]) <= scan.plan.token_bucket;
-      num_listed += __popc(__ballot_sync(kFullMask, listed)) / 4;
+      const int bucket = there ? buckets[int64_t(block) * kCodeBlock + token + 8 * i] : kNumKeyBuckets;
+      const bool unread = bucket > scan.plan.token_bucket;
+      num_listed += __popc(__ballot_sync(kFullMask, !unread && bucket > scan.plan.bucket_before)) / 4;
 #pragma unroll
       for (int t = 0; t < kHeadTiles; ++t)
 #pragma unroll
-        for (int j = 0; j < 2; ++j) mass.share[t][j] += listed ? 0.0f : share[t][2 * i + j];
+        for (int j = 0; j < 2; ++j) mass.share[t][j] += unread ? share[t][2 * i + j] : 0.0f;
     }
   }
   __device__ __forceinline__ void leave(int cluster, int size) { mass.store(scan, size, tail_weight + int64_t(cluster) * scan.p.group); }
 };
 
-// Bits of a block's tokens that lie in buckets up to `last`. buckets: aligned to 32 bytes.
-__device__ __forceinline__ uint32_t listed_bits(const uint16_t* buckets, int num_tokens, int last) {
+// Bits of a block's tokens that are listed in this round. buckets: aligned to 32 bytes.
+__device__ __forceinline__ uint32_t listed_bits(const uint16_t* buckets, int num_tokens, const RowPlan& plan) {
+  const int before = plan.bucket_before, last = plan.token_bucket;
+  const auto listed = [&](uint32_t bucket) { return int(bucket) > before && int(bucket) <= last; };
   uint32_t bits = 0;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -54,15 +57,15 @@ __device__ __forceinline__ uint32_t listed_bits(const uint16_t* buckets, int num
     const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
-      bits |= int(words[w] & 0xffffu) <= last ? 1u << (half * 8 + 2 * w) : 0u;
-      bits |= int(words[w] >> 16) <= last ? 2u << (half * 8 + 2 * w) : 0u;
+      bits |= listed(words[w] & 0xffffu) ? 1u << (half * 8 + 2 * w) : 0u;
+      bits |= listed(words[w] >> 16) ? 2u << (half * 8 + 2 * w) : 0u;
     }
   }
   return bits & ((1u << num_tokens) - 1u);
 }
 
 // Writes the listed tokens of a unit to `list`, 32 blocks of codes at a time; returns their number. By one warp.
-__device__ __forceinline__ int list_unit(const SegmentView& clusters, const ScanUnit& unit, const uint16_t* buckets, int last_bucket,
+__device__ __forceinline__ int list_unit(const SegmentView& clusters, const ScanUnit& unit, const uint16_t* buckets, const RowPlan& plan,
                                          int32_t* list) {
   const int lane = int(threadIdx.x) % kWarpSize;
   int num_listed = 0;
@@ -79,7 +82,7 @@ __device__ __forceinline__ int list_unit(const SegmentView& clusters, const Scan
     const int block = __shfl_sync(kFullMask, unit.first_block, owner) + i - before;
     const int place = clusters.cluster_indptr[cluster] + (i - before) * kCodeBlock;
     const int num_tokens = min(kCodeBlock, size - (i - before) * kCodeBlock);
-    const uint32_t bits = first + lane < unit.total ? listed_bits(buckets + int64_t(block) * kCodeBlock, num_tokens, last_bucket) : 0u;
+    const uint32_t bits = first + lane < unit.total ? listed_bits(buckets + int64_t(block) * kCodeBlock, num_tokens, plan) : 0u;
     const int through = warp_inclusive_sum(int(__popc(bits))), start = num_listed + through - int(__popc(bits));
 #pragma unroll 4
     for (int pair = 0; pair < kWarpSize; pair += 2) {  // half a warp a block
@@ -120,8 +123,35 @@ __device__ __forceinline__ float sum_unread(const StepParams& p, int row, int ti
   return warp_sum(sum);
 }
 
+// What the candidates of a tile have left to draw from, by the whole block: a thread a cluster.
+__device__ __forceinline__ void count_unread(const StepParams& p, int row, int tile) {
+  const RowPlan& plan = p.workspace.plan[row];
+  const SegmentView& clusters = p.head(row).clusters;
+  const int64_t first_cluster = int64_t(row) * p.max_slots, first_block = int64_t(row) * p.max_code_blocks();
+  const int of_tile = kScanWarps * kScanClusters, step = p.scan_tiles * of_tile;
+#pragma unroll 1
+  for (int begin = tile * of_tile; begin < clusters.num_clusters; begin += step)
+#pragma unroll 1
+    for (int cluster = begin + int(threadIdx.x); cluster < min(begin + of_tile, clusters.num_clusters); cluster += kScanThreads) {
+      if (p.workspace.cluster_key[first_cluster + cluster] >= kEntersOutside) continue;
+      const uint16_t* buckets = p.workspace.token_bucket + (first_block + clusters.code_indptr[cluster]) * kCodeBlock;
+      const int size = int(clusters.size[cluster]);
+      float share = 0.0f;
+      int count = 0;
+#pragma unroll 4
+      for (int i = 0; i < size; ++i) {
+        const int bucket = buckets[i];
+        if (bucket <= plan.token_bucket) continue;
+        share += bucket_key(bucket);
+        ++count;
+      }
+      p.workspace.unread_share[first_cluster + cluster] = share;
+      p.workspace.unread_tokens[first_cluster + cluster] = count;
+    }
+}
+
 // Grid: (scan_tiles, num_kv_heads, sets), tiles as in scan_codes_kernel.
-// Leaves: the row's list, tail_weight and unread_weight.
+// Leaves: the row's list, tail_weight and unread_weight; unread_share and unread_tokens with a certificate.
 template <int kHeadDim, int kHeadTiles>
 __global__ void __launch_bounds__(kScanThreads, kScanBlocksPerProcessor) list_tokens_kernel(const __grid_constant__ StepParams p) {
   QUORUM_SHARED(ListShared, s);
@@ -130,7 +160,7 @@ __global__ void __launch_bounds__(kScanThreads, kScanBlocksPerProcessor) list_to
   let_next_kernel_start();
   wait_for_previous_kernel();
   const RowPlan& plan = p.workspace.plan[row];
-  if (plan.path != DecodePath::sparse_tokens) return;
+  if (plan.path != DecodePath::sparse_tokens || (p.round > 0 && !plan.widens)) return;
   const uint16_t* keys = p.workspace.cluster_key + int64_t(row) * p.max_slots;
   const uint16_t* buckets = p.workspace.token_bucket + int64_t(row) * p.max_code_blocks() * kCodeBlock;
   const SegmentView& clusters = p.head(row).clusters;
@@ -155,8 +185,9 @@ __global__ void __launch_bounds__(kScanThreads, kScanBlocksPerProcessor) list_to
   for (int i = units.first; i < units.count; i += units.step) {
     ScanUnit unit;
     unit.load(clusters, keys, i, plan.token_bucket);
-    list += list_unit(clusters, unit, buckets, plan.token_bucket, list);
+    list += list_unit(clusters, unit, buckets, plan, list);
   }
+  if (p.samples_coded()) count_unread(p, row, tile);
 #pragma unroll 1
   for (int g = warp; g < group; g += kScanWarps) {
     const float sum = sum_unread(p, row, tile, g);

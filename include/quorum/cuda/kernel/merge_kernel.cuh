@@ -3,6 +3,7 @@
 #pragma once
 
 #include "quorum/core/certificate.hpp"
+#include "quorum/core/coded_rest.hpp"
 #include "quorum/core/step_bytes.hpp"
 #include "quorum/core/tail_estimate.hpp"
 #include "quorum/cuda/block/ptx.cuh"
@@ -55,8 +56,9 @@ struct HeadWeight {
   float rest = 0.0f;      // by estimate
   float believed = 0.0f;  // by sample and estimate
   float upper_bound = 0.0f;
-  float amount = 0.0f;   // that the tail stands for
-  float entered = 0.0f;  // of it, what its clusters hold
+  float surprise = 1.0f;  // of tokens that were chosen by their codes
+  float amount = 0.0f;    // that the tail stands for
+  float entered = 0.0f;   // of it, what its clusters hold
   bool sampled = false;
 };
 
@@ -200,33 +202,57 @@ __device__ __forceinline__ void write_output(const StepParams& p, int row, int g
   if (threadIdx.x == 0) p.out.set_lse(p.shape, query_row, qo_head, lse);
 }
 
-// What codes and estimates say of the rest of a head, by one warp; every lane gets it. With a budget the rest is what codes say; a target
-// was judged by what is expected of it, which is more.
+// What codes and estimates say of the rest of a head, by one warp; every lane gets it. weight.read is known. With a budget the rest is what
+// codes say. A target was judged by what is expected of it, which is more, and now by how much heavier than expected the tokens were that
+// have been read since.
 __device__ __forceinline__ void weigh_coded_rest(const StepParams& p, int row, int g, const RowPlan& plan, HeadWeight& weight) {
   float coded = 0.0f;
   for (int tile = int(threadIdx.x) % kWarpSize; tile < p.scan_tiles; tile += kWarpSize)
     coded += p.workspace.unread_weight[(int64_t(row) * p.scan_tiles + tile) * p.group + g];
   weight.amount = warp_sum(coded) + plan.outside[g];
   weight.entered = weight.amount - (plan.used_outside[g] > 0.0f ? 0.0f : plan.outside[g]);
-  weight.rest = weight.believed = plan.complete ? 0.0f : p.options.fixed_budget > 0 ? weight.amount : plan.rest[g];
+  const int count = plan.num_listed - max(plan.first_listed, plan.num_always);
+  const double exact = double(weight.read - plan.read[g]);
+  weight.surprise = count < kFewestSurprised ? 1.0f : float(code_surprise(exact, double(plan.listed[g]), count));
+  const bool by_budget = p.options.fixed_budget > 0;
+  weight.rest = plan.complete ? 0.0f : by_budget ? weight.amount : weight.surprise * plan.rest[g];
 }
 
 // What a head's sample and estimates say, in units of exp(reference), by one warp; every lane gets it.
 __device__ __forceinline__ HeadWeight weigh_head(const StepParams& p, int row, int g, const RowPlan& plan, AttentionState read) {
   HeadWeight weight;
-  weight.read = read.sum * fast_rescale(read.max, plan.reference[g]);
-  if (plan.path == DecodePath::sparse_tokens) {
-    weigh_coded_rest(p, row, g, plan, weight);
-    return weight;
-  }
+  const bool by_tokens = plan.path == DecodePath::sparse_tokens;
   const SampledRest sampled = sum_draws(p, row, g, plan);
+  const auto believe = [&](float estimate) {
+    return plan.num_draws > 0 ? believed_rest(sampled, estimate, sample_trust(p.options.variance)) : estimate;
+  };
   weight.sampled = plan.num_draws > 0;
-  weight.rest = plan.complete ? 0.0f : plan.rest[g];
-  weight.believed = weight.sampled ? believed_rest(sampled, weight.rest, sample_trust(p.options.variance)) : weight.rest;
+  weight.read = read.sum * fast_rescale(read.max, plan.reference[g]);
+  if (by_tokens) {
+    weigh_coded_rest(p, row, g, plan, weight);
+    weight.amount = believe(weight.amount);
+  } else {
+    weight.rest = plan.complete ? 0.0f : plan.rest[g];
+    weight.amount = p.options.tail == Tail::calibrated ? believe(weight.rest) : weight.rest;
+    weight.entered = plan.used_rest[g];
+  }
+  weight.believed = believe(weight.rest);
   weight.upper_bound = rest_upper_bound(sampled, weight.rest, p.z);
-  weight.amount = p.options.tail == Tail::calibrated ? weight.believed : weight.rest;
-  weight.entered = plan.used_rest[g];
   return weight;
+}
+
+// Whether the next round reads on for a head, and with which factor on its rest. By code, what is not seen counts in any case; the bound
+// does where policy and round allow it.
+__device__ __forceinline__ void judge(const StepParams& p, int g, RowPlan& plan, const HeadWeight& weight) {
+  const bool by_tokens = plan.path == DecodePath::sparse_tokens, then_dense = p.round + 1 == p.dense_round;
+  const bool by_bound = p.options.certificate.enabled && p.options.certificate.policy != MissPolicy::accept;
+  float rest = 0.0f;
+  if (by_bound) rest = weight.upper_bound;
+  if (by_tokens && !then_dense) rest = fmaxf(p.widens && by_bound ? rest : 0.0f, kCodedMargin * weight.rest);
+  plan.read[g] = weight.read;
+  plan.surprise[g] = weight.surprise;
+  plan.rest_factor[g] = weight.rest > 0.0f ? rest / weight.rest : 1.0f;
+  plan.misses[g] = (by_tokens || by_bound) && !plan.complete && !meets_target(weight.read, rest, p.options.target_ratio);
 }
 
 // Grid: (group, rows).
@@ -264,9 +290,7 @@ __global__ void __launch_bounds__(kThreads, 2) merge_kernel(const __grid_constan
   if (threadIdx.x != 0) return;
   if (is_wanted) write_report(p, row, g, plan, num_visible, weight);
   if (!sparse || p.round + 1 >= p.num_rounds) return;
-  plan.read[g] = weight.read;
-  plan.rest_factor[g] = weight.rest > 0.0f ? weight.upper_bound / weight.rest : 1.0f;
-  plan.misses[g] = !plan.complete && !meets_target(weight.read, weight.upper_bound, p.options.target_ratio);
+  judge(p, g, plan, weight);
 }
 
 }  // namespace quorum::cuda

@@ -28,6 +28,7 @@ __device__ __forceinline__ void start_plan(const StepParams& p, int row, DecodeP
   plan.num_draws = plan.num_tail = plan.num_sampled = plan.num_rounds = 0;
   plan.first_round = p.round;
   plan.cut = {};
+  plan.token_bucket = plan.bucket_before = -1;
 }
 
 // Which way a row goes in this round; false: it is done. Ends with a barrier.
@@ -38,6 +39,12 @@ __device__ __forceinline__ bool start_round(const StepParams& p, int row, RowPla
     path = p.first_path(row);
   } else {
     goes_on = false;
+    if (!p.widens && p.round != p.dense_round) {  // a round for rows that choose single tokens; what misses waits for the next
+      __syncthreads();
+      if (threadIdx.x == 0) plan.widens = false;
+      __syncthreads();
+      return false;
+    }
     for (int g = 0; g < p.group; ++g) goes_on = goes_on || plan.misses[g];
     if (p.round == p.dense_round) path = DecodePath::dense_by_policy;
   }
