@@ -78,15 +78,16 @@ TEST_CASE("EXPERIMENT") {
     for (const float target : {0.5f, 0.8f, 0.9f}) {
       DecodeOptions decode;
       decode.certificate.enabled = getenv("CERT") != nullptr;
+      if (getenv("ERR") != nullptr) decode.target_error = 0.1f * (1.0f - target);
       decode.unit = ReadUnit::tokens;
       decode.target_ratio = target;
-      decode.tail = Tail::drop;
+      if (getenv("ERR") == nullptr) decode.tail = Tail::drop;
       const CaseResult result = device.decode(decode), cpu = host.cpu_decode(decode);
       for (size_t i = 0; i < result.reports.size(); ++i) {
         const HeadReport &own = result.reports[i], &other = cpu.reports[i];
-        std::printf("%.1f head %zu path %d/%d tokens %d / %d coded %d / %d attained %.4f / %.4f estimate %.4f / %.4f bound %.4f / %.4f rounds %d / %d drawn %d / %d\n", target, i, int(own.path), int(other.path),
+        std::printf("%.1f head %zu path %d/%d tokens %d / %d coded %d / %d attained %.4f / %.4f estimate %.4f / %.4f bound %.4f / %.4f rounds %d / %d drawn %d / %d error %.4f / %.4f\n", target, i, int(own.path), int(other.path),
                     own.tokens_read, other.tokens_read, own.tokens_coded, other.tokens_coded, std::exp(result.lse[i] - expected.lse[i]), std::exp(cpu.lse[i] - expected.lse[i]),
-                    own.attained_ratio_estimate, other.attained_ratio_estimate, own.attained_ratio_lower_bound, other.attained_ratio_lower_bound, own.rounds, other.rounds, own.tokens_sampled, other.tokens_sampled);
+                    own.attained_ratio_estimate, other.attained_ratio_estimate, own.attained_ratio_lower_bound, other.attained_ratio_lower_bound, own.rounds, other.rounds, own.tokens_sampled, other.tokens_sampled, own.error_estimate, other.error_estimate);
       }
     }
   }

@@ -3,6 +3,7 @@
 
 #include <numeric>
 
+#include "quorum/core/decode_plan.hpp"
 #include "quorum/cpu/read_keys.hpp"
 #include "quorum/cpu/scan_codes.hpp"
 
@@ -155,11 +156,6 @@ inline void read_listed(const HeadTask& task, const ReadState& state, int begin,
   std::fill_n(sum, task.num_heads, 0.0);
   for (int w = 0; w < task.team.num_workers; ++w)
     for (int g = 0; g < task.num_heads; ++g) sum[g] += task.workers[w].always[g];
-}
-
-// Whether tokens are chosen by code alone, once, so that their keys can be read along with their values.
-inline bool chooses_once(const DecodeOptions& options) {
-  return (options.fixed_budget > 0 || options.target_error > 0.0f) && !options.certificate.enabled;
 }
 
 // Chooses tokens and reads their keys until the exact weights meet the target, a bound on tokens is reached or no candidate is left.

@@ -104,7 +104,6 @@ class Decoder {
     validate(limits, function);
     require(has_kernels(shape.head_dim), function, "shape.head_dim", "64, 96, 128 or 256", shape.head_dim);
     require(has_kernels(kv_type), function, "kv_type", "f16 or bf16", element_name(kv_type));
-    require(options.target_error == 0.0f, function, "options.target_error", "0 on this device", options.target_error);
     require(options.variance != VarianceModel::diagonal, function, "options.variance", "none or shared on this device",
             int(options.variance));
     require(options.scope == SelectionScope::group, function, "options.scope", "group on this device", int(options.scope));
@@ -129,7 +128,7 @@ class Decoder {
     p.z = normal_quantile(options.certificate.confidence);
     const bool judges = options.certificate.enabled && options.fixed_budget == 0;
     p.widens = judges && options.certificate.policy != MissPolicy::accept && options.certificate.max_rounds > 0;
-    p.num_rounds = p.widens || (p.by_tokens && options.fixed_budget == 0) ? 2 : 1;
+    p.num_rounds = p.widens || (p.by_tokens && (options.fixed_budget == 0 || options.target_error > 0.0f)) ? 2 : 1;
     if (judges && options.certificate.policy == MissPolicy::dense) p.dense_round = p.num_rounds++;
     return p;
   }

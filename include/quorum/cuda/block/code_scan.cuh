@@ -14,9 +14,9 @@ inline constexpr int kScanWarps = kScanThreads / kWarpSize;
 inline constexpr int kScanBlocksPerProcessor = 2;
 inline constexpr int kScanClusters = 8;  // that a warp goes through together
 
-// Blocks of codes on their way; more than two spill where 16 columns of long vectors, or codes by single bytes, fill the registers.
-template <int kHeadDim, int kHeadTiles>
-inline constexpr int kScanAhead = kHeadTiles == 2 && (kHeadDim > 128 || kHeadDim % 64 != 0) ? 2 : 4;
+// Blocks of codes on their way; more than two spill where 16 columns fill the registers.
+template <int kHeadTiles>
+inline constexpr int kScanAhead = kHeadTiles == 1 ? 4 : 2;
 
 // The blocks of codes of those of kScanClusters neighbouring clusters that are wanted, in one line. Lane l < kScanClusters knows cluster l.
 struct ScanUnit {
@@ -50,7 +50,7 @@ struct ScanUnit {
   }
 };
 
-// The warp's units of a row: unit(), then every step() further, while they are below count().
+// The warp's units of a row: `first`, then every `step` further, below `count`.
 struct ScanUnits {
   int first, step, count;
 
@@ -146,7 +146,7 @@ struct CodeScan {
   // visit.leave(cluster, size).
   template <class Visit>
   __device__ __forceinline__ void for_each_block(const ScanUnit& unit, Visit&& visit) const {
-    constexpr int kAhead = kScanAhead<kHeadDim, kHeadTiles>;
+    constexpr int kAhead = kScanAhead<kHeadTiles>;
     CodeFragment<kHeadDim> ahead[kAhead];
     const auto fetch = [&](int i, CodeFragment<kHeadDim>& codes) {
       if (i < unit.total) codes.load(head.clusters, unit.block_of(unit.place_of(i)));

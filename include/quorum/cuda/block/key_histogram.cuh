@@ -2,6 +2,7 @@
 // histogram of whole clusters, weights are shares of a head's total in steps of 2^-30: sums of integers do not depend on their order.
 #pragma once
 
+#include "quorum/core/options.hpp"
 #include "quorum/core/token_order.hpp"
 #include "quorum/cuda/block/cluster_histogram.cuh"
 
@@ -19,9 +20,15 @@ struct KeyHistogram {
 // The last bucket holds what is never worth a look: a threshold ends before it.
 inline constexpr int kLastKeyBucket = kNumKeyBuckets - 2;
 
+// Unit of what the scan of codes adds up: expected weights, or squared ones where an error is wanted, which are smaller.
+inline constexpr float kSquareUnit = 0x1p40f;
+QUORUM_HOST_DEVICE constexpr float token_unit(const DecodeOptions& options) {
+  return options.target_error > 0.0f ? kSquareUnit : kShareUnit;
+}
+
 // Steps that a share of the total is: more than a word holds if codes flatter a token. Bounded so that sums stay in 64 bits.
-__device__ __forceinline__ unsigned long long share_steps(float share) {
-  const float steps = share > 0.0f ? rintf(fminf(share * kShareUnit, 0x1p46f)) : 0.0f;
+__device__ __forceinline__ unsigned long long share_steps(float share, float unit) {
+  const float steps = share > 0.0f ? rintf(fminf(share * unit, 0x1p46f)) : 0.0f;
   return steps < 0x1p31f ? static_cast<unsigned long long>(uint32_t(steps)) : static_cast<unsigned long long>(steps);
 }
 

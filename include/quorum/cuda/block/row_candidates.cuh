@@ -115,11 +115,41 @@ struct RowCandidates : RowClusters<kHeads> {
     plan.used_outside[g] = float(all - candidates) * unit;
   }
 
+  // Squared shares of the clusters that are no candidates over their sizes, by head: what the error estimate asks of them.
+  __device__ __forceinline__ void square_outside(const CandidateCut& cut) const {
+    const float cap = p.shape.logit_softcap;
+    float own[kHeads] = {};
+    this->for_each_weight([&](int cluster, int count, const float(&weight)[kHeads]) {
+      if (bucket[cluster] == kNoBucket || bucket[cluster] <= cut.candidates) return;
+#pragma unroll
+      for (int g = 0; g < kHeads; ++g) {
+        if (g >= group) continue;
+        const float of_cluster = share(cap > 0.0f ? soft_cap(weight[g], cap) : weight[g], count, g);
+        own[g] += of_cluster * of_cluster / float(count);
+      }
+    });
+#pragma unroll 1
+    for (int g = 0; g < group; ++g) {
+      float mine = 0.0f;
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) mine = h == g ? own[h] : mine;
+      mine = warp_sum(mine);
+      if (lane() == 0) s.rest_sum[warp()] = mine;
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        float sum = 0.0f;
+        for (int w = 0; w < kSelectWarps; ++w) sum += s.rest_sum[w];
+        plan.outside_squares[g] = sum;
+      }
+      __syncthreads();
+    }
+  }
+
   // Marks every cluster, and lists those that enter the output by their value means. Post: plan's counts.
   __device__ __forceinline__ void list(const CandidateCut& cut) const {
     constexpr int kTokenBits = 22, kBlockBits = 21;
     constexpr unsigned long long kTokenMask = (1ull << kTokenBits) - 1, kBlockMask = (1ull << kBlockBits) - 1;
-    const int of_tail = p.options.tail == Tail::drop ? -1 : cut.outside;
+    const int of_tail = p.options.tail == Tail::drop && p.options.target_error == 0.0f ? -1 : cut.outside;
     unsigned long long own = 0, total = 0;  // tokens and code blocks of candidates, clusters of the tail
 #pragma unroll 1
     for (int cluster = first; cluster < last; ++cluster) {

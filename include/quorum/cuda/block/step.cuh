@@ -57,6 +57,10 @@ struct RowPlan {
   float used_outside[kMaxGroupSize];       // the same of those that enter the output, before codes were scanned
   float log_outside_scale[kMaxGroupSize];  // log of the factor with which these stand for all that is outside
   float listed[kMaxGroupSize];             // expected weight of what is listed in this round
+  float output_square[kMaxGroupSize];      // with a target error: squared length of the output with nothing read but what always is
+  float output_weight[kMaxGroupSize];      // its total weight
+  float outside_squares[kMaxGroupSize];    // squared weights of clusters that are no candidates, over their sizes; shares of the total
+  float error_estimate[kMaxGroupSize];     // of the output, relative
   float surprise[kMaxGroupSize];           // code_surprise() of what was read in the round before
 };
 
@@ -99,7 +103,7 @@ struct StepWorkspace {
   unsigned long long* token_histogram = nullptr;  // [rows][group + 1][kNumKeyBuckets], see KeyHistogram
   uint32_t* tile_counts = nullptr;                // [rows][scan_tiles][kNumKeyBuckets], tokens by key bucket
   int32_t* tile_start = nullptr;                  // [rows][scan_tiles], place of the tile's first token in the row's list
-  float* unread_weight = nullptr;                 // [rows][scan_tiles][group], coded weight of what is not listed
+  float* unread_weight = nullptr;           // [rows][scan_tiles][group], coded weight of what is not listed; before, what scanning expects
   float* unread_share = nullptr;            // [rows][max_slots], shares of a cluster's unread tokens by the lower ends of their buckets
   int32_t* unread_tokens = nullptr;         // [rows][max_slots], how many there are; both with a certificate only
   float* draw_weight = nullptr;             // [rows][num_draws][group], log of the drawn token's weight
@@ -173,6 +177,8 @@ struct StepParams {
   }
   // Whether columns of a row may see different tokens.
   QUORUM_HOST_DEVICE bool columns_differ() const { return causal && rows_per_set > 1; }
+  // Whether this round reads nothing but what always is, to know the output's length before tokens are chosen (algorithm.md eq. 18).
+  QUORUM_HOST_DEVICE bool surveys() const { return options.target_error > 0.0f && round == 0; }
   // Whether rows that choose by code draw from what they leave: codes know the amount of the rest better than a sample that is worth its
   // keys (algorithm.md section 7), so that only the certificate asks for one.
   QUORUM_HOST_DEVICE bool samples_coded() const { return by_tokens && options.certificate.enabled; }
@@ -189,7 +195,8 @@ struct StepParams {
     const DecodePath path = quorum::first_path({!own.empty(), own.non_finite, own.clusters.num_clusters}, num_visible, options, max_slots);
     if (path != DecodePath::sparse) return path;
     if (!sees_index) return DecodePath::dense_by_view;
-    return by_tokens && own.residual_codes ? DecodePath::sparse_tokens : path;
+    if (by_tokens && own.residual_codes) return DecodePath::sparse_tokens;
+    return options.target_error > 0.0f ? DecodePath::dense_by_target : path;
   }
 
  private:

@@ -54,27 +54,49 @@ struct TokenChoice {
     }
     if (lane() == 0) s.bucket[w] = bucket;
   }
-  // Expected weight that head g must have listed, in steps; by one warp. Post: in the first round, plan's rest, and what is outside of the
-  // candidates as codes make of it.
+  // What head g must have listed, in steps; by one warp. Post: in the first round, plan's rest, and what is outside of the candidates as
+  // codes make of it.
   __device__ __forceinline__ unsigned long long wanted_steps(int g) const {
-    const double total = double(plan.total[g]);
-    if (p.round == 0) correct_outside(g, total);
+    if (p.round == 0) correct_outside(g);
+    const double steps = ceil((p.options.target_error > 0.0f ? wanted_squares(g) : wanted_weight(g)) * double(token_unit(p.options)));
+    return steps > 0.0 ? static_cast<unsigned long long>(fmin(steps, 0x1p62)) : 0ull;
+  }
+  // By target ratio: expected weight, as a share of the total.
+  __device__ __forceinline__ double wanted_weight(int g) const {
     const double surprise = p.round == 0 ? 1.0 : double(plan.surprise[g]);
     const double factor = double(p.round == 0 ? kCodedMargin : plan.rest_factor[g]);
     const double need = coded_need(double(p.options.target_ratio), double(plan.read[g]), surprise * double(plan.rest[g]), factor, surprise);
-    const double steps = ceil(need / total * double(kShareUnit));
-    if (!(steps > 0.0)) return 0;
-    return sum_through(histogram.column(g), plan.bucket_before) + static_cast<unsigned long long>(fmin(steps, 0x1p60));
+    return need > 0.0 ? share_through(g, plan.bucket_before) + need / double(plan.total[g]) : 0.0;
   }
-  __device__ __forceinline__ void correct_outside(int g, double total) const {
-    const double expected = double(sum_through(histogram.column(g), kNumKeyBuckets - 1)) / double(kShareUnit) * total;
+  // By target error: squared weight, as a share of the total's square. Nothing before the output's length is known.
+  __device__ __forceinline__ double wanted_squares(int g) const {
+    if (p.surveys()) return 0.0;
+    const double unit = double(plan.total[g]) * double(plan.total[g]), squares = share_through(g, kNumKeyBuckets - 1);
+    return error_model(g).squares_to_list(squares * unit, double(plan.outside_squares[g]) * unit, double(p.options.target_error)) / unit;
+  }
+  __device__ __forceinline__ ErrorModel error_model(int g) const {
+    const QueryConstants& query = p.workspace.constants[row * kMaxGroupSize + g];
+    return ErrorModel::of(p.head(row).moments, double(query.square), double(plan.output_square[g]), double(plan.output_weight[g]));
+  }
+  // What the scan added up for head g in buckets [0, bucket]; every lane gets it.
+  __device__ __forceinline__ double share_through(int g, int bucket) const {
+    return double(sum_through(histogram.column(g), bucket)) / double(token_unit(p.options));
+  }
+  __device__ __forceinline__ void correct_outside(int g) const {
+    float sum = 0.0f;
+#pragma unroll 4
+    for (int tile = lane(); tile < p.scan_tiles; tile += kWarpSize)
+      sum += p.workspace.unread_weight[(int64_t(row) * p.scan_tiles + tile) * group + g];
+    sum = warp_sum(sum);
     if (lane() == 0) {
+      const double total = double(plan.total[g]), expected = double(sum) * total;
       const double read = double(plan.read[g]), before = double(plan.outside[g]);
-      const double outside = plan.num_coded > 0 ? before * outside_factor(expected, total - read - before) : before;
+      const double found = plan.num_coded > 0 ? outside_factor(expected, total - read - before) : 1.0, outside = before * found;
       const float used = plan.used_outside[g];
       plan.outside[g] = float(outside);
       plan.rest[g] = float(expected + outside);
       plan.log_outside_scale[g] = used > 0.0f && outside > 0.0 ? __logf(tail_scale(float(outside), used)) : -kInfinity;
+      if (p.options.target_error > 0.0f) plan.outside_squares[g] *= float(found * found);
     }
     __syncwarp();
   }
@@ -86,20 +108,31 @@ struct TokenChoice {
     const int before = plan.bucket_before;
     int cut = before;
     for (int w = 0; w <= group; ++w) cut = max(cut, s.bucket[w]);
-    cut = max(before, min(cut, s.bucket[group + 1]));
-    if (warp() <= group) {
-      const unsigned long long listed = sum_through(histogram.column(warp()), cut) - sum_through(histogram.column(warp()), before);
-      if (lane() == 0 && warp() == group) s.num_tokens = int(listed);
-      if (lane() == 0 && warp() < group) take(warp(), float(double(listed) / double(kShareUnit) * double(plan.total[warp()])));
+    cut = p.surveys() ? -1 : max(before, min(cut, s.bucket[group + 1]));
+    if (warp() == group) {
+      const unsigned long long* counts = histogram.column(group);
+      const auto listed = int(sum_through(counts, cut) - sum_through(counts, before));
+      if (lane() == 0) s.num_tokens = listed;
     }
+    if (warp() < group) take(warp(), before, cut);
     if (threadIdx.x == 0) plan.token_bucket = cut;
     __syncthreads();
   }
-  __device__ __forceinline__ void take(int g, float listed) const {
-    plan.listed[g] = listed;
-    plan.rest[g] = fmaxf(plan.rest[g] - listed, 0.0f);
-    if (!isfinite(plan.rest[g])) atomicExch(&s.finite, 0);
-    if (!meets_target(plan.read[g] + listed, plan.rest[g], 0.5f * p.options.target_ratio)) atomicExch(&s.failed, 1);
+  // What a head is left with; by one warp.
+  __device__ __forceinline__ void take(int g, int before, int cut) const {
+    const double total = double(plan.total[g]), through = share_through(g, cut), listed = through - share_through(g, before);
+    if (p.options.target_error > 0.0f) {
+      const double unit = total * total, left = share_through(g, kNumKeyBuckets - 1) - through;
+      if (lane() == 0 && !p.surveys()) {
+        plan.error_estimate[g] = float(error_model(g).error(left * unit, double(plan.outside_squares[g]) * unit));
+        if (!isfinite(plan.output_square[g])) atomicExch(&s.finite, 0);
+      }
+    } else if (lane() == 0) {
+      plan.listed[g] = float(listed * total);
+      plan.rest[g] = fmaxf(plan.rest[g] - plan.listed[g], 0.0f);
+      if (!meets_target(plan.read[g] + plan.listed[g], plan.rest[g], 0.5f * p.options.target_ratio)) atomicExch(&s.failed, 1);
+    }
+    if (lane() == 0 && !isfinite(plan.rest[g])) atomicExch(&s.finite, 0);
   }
 
   // Which way the row goes. Where all that seemed worth reading would be read, and by estimate half of some head's target is missed all the
@@ -107,7 +140,8 @@ struct TokenChoice {
   __device__ __forceinline__ DecodePath path() const {
     if (s.finite == 0) return DecodePath::dense_by_numerics;
     const int num_read = plan.num_listed + s.num_tokens, num_visible = plan.num_always + p.head(row).num_indexed;
-    if (!by_budget() && p.options.max_tokens >= plan.num_coded && num_read < num_visible && s.failed != 0)
+    const bool by_target = !by_budget() && p.options.target_error == 0.0f;
+    if (by_target && p.options.max_tokens >= plan.num_coded && num_read < num_visible && s.failed != 0)
       return DecodePath::dense_by_numerics;
     if (dense_is_cheaper(p.options, num_read, num_visible)) return DecodePath::dense_by_cost;
     return DecodePath::sparse_tokens;

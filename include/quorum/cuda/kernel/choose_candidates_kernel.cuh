@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1) choose_candidates_kernel(co
   clusters.fill_keys();
   const CandidateCut cut = clusters.choose();
   clusters.describe(cut);
+  if (p.options.target_error > 0.0f) clusters.square_outside(cut);
   clusters.list(cut);
 }
 

@@ -56,8 +56,10 @@ __global__ void __launch_bounds__(kThreads, 1) choose_tokens_kernel(const __grid
   plan.first_listed = p.round == 0 ? 0 : plan.num_listed;
   plan.num_listed += s.num_tokens;
   plan.complete = plan.num_listed == plan.num_always + p.head(row).num_indexed;
-  if (p.round > 0) ++plan.num_rounds;
-  write_counts(p, row, plan.num_listed - plan.first_listed, plan.complete ? 0 : plan.num_tail, 0);
+  if (p.round > 0 && p.options.target_error == 0.0f) ++plan.num_rounds;
+  const bool has_tail = !plan.complete && (p.options.tail != Tail::drop || p.surveys());
+  if (!has_tail) plan.num_tail = 0;
+  write_counts(p, row, plan.num_listed - plan.first_listed, plan.num_tail, 0);
 }
 
 }  // namespace quorum::cuda
