@@ -15,6 +15,14 @@ struct ScanShared {
   float expected[kScanWarps][kMaxGroupSize];
 };
 
+// Adds to a sum of the block; one that leaves its word goes on in the row's own, which have 64 bits.
+__device__ __forceinline__ void add_steps(const KeyHistogram<uint32_t>& sums, unsigned long long* histogram, int column, int bucket,
+                                          unsigned long long steps) {
+  const uint32_t low = uint32_t(steps), before = atomicAdd(sums.column(column) + bucket, low);
+  const unsigned long long high = (steps >> 32) + (before + low < low ? 1u : 0u);
+  if (high > 0) atomicAdd(histogram + column * kNumKeyBuckets + bucket, high << 32);
+}
+
 // What a warp does with the blocks it scans.
 template <int kHeadDim, int kHeadTiles>
 struct ScanVisit {
@@ -53,7 +61,8 @@ struct ScanVisit {
           const float own = share[t][2 * i + j], with_lost = own * centroid.expected[t][j];
           mass.share[t][j] += own;
           expected[t][j] += with_lost;
-          add(scan.column_of(t, j), bucket, share_steps(by_square ? own * own : with_lost, by_square ? kSquareUnit : kShareUnit));
+          const unsigned long long steps = share_steps(by_square ? own * own : with_lost, by_square ? kSquareUnit : kShareUnit);
+          if (steps > 0) add_steps(sums, histogram, scan.column_of(t, j), bucket, steps);
         }
     }
   }
@@ -62,13 +71,6 @@ struct ScanVisit {
 #pragma unroll
     for (int lanes = 4; lanes < kWarpSize; lanes *= 2) best = min(best, __shfl_xor_sync(kFullMask, best, lanes));
     if (int(threadIdx.x) % kWarpSize == 0) cluster_key[cluster] = uint16_t(best);
-  }
-  // A sum that leaves its word goes on in the row's own, which have 64 bits.
-  __device__ __forceinline__ void add(int column, int bucket, unsigned long long steps) {
-    if (steps == 0 || column >= scan.p.group) return;
-    const uint32_t low = uint32_t(steps), before = atomicAdd(sums.column(column) + bucket, low);
-    const unsigned long long high = (steps >> 32) + (before + low < low ? 1u : 0u);
-    if (high > 0) atomicAdd(histogram + column * kNumKeyBuckets + bucket, high << 32);
   }
 };
 

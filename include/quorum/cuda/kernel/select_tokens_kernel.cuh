@@ -29,6 +29,7 @@ __device__ __forceinline__ void start_plan(const StepParams& p, int row, DecodeP
   plan.first_round = p.round;
   plan.cut = {};
   plan.token_bucket = plan.bucket_before = -1;
+  for (int g = 0; g < p.group; ++g) plan.misses[g] = false;
 }
 
 // Which way a row goes in this round; false: it is done. Ends with a barrier.
