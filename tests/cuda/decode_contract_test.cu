@@ -174,10 +174,12 @@ TEST_CASE("cuda decoder: a captured step is replayed while lengths grow, with th
     bool certificate;
     MissPolicy policy;
     int kernels;
-  } cases[] = {{ReadUnit::clusters, 0, false, MissPolicy::widen, 5}, {ReadUnit::clusters, 0, true, MissPolicy::widen, 8},
-               {ReadUnit::clusters, 0, true, MissPolicy::dense, 11}, {ReadUnit::tokens, 50, false, MissPolicy::widen, 9},
-               {ReadUnit::tokens, 0, false, MissPolicy::widen, 14},  {ReadUnit::tokens, 0, true, MissPolicy::widen, 16},
-               {ReadUnit::tokens, 0, true, MissPolicy::dense, 22}, };
+  } cases[] = {
+      {ReadUnit::clusters, 0, false, MissPolicy::widen, 5}, {ReadUnit::clusters, 0, true, MissPolicy::widen, 8},
+      {ReadUnit::clusters, 0, true, MissPolicy::dense, 11}, {ReadUnit::tokens, 50, false, MissPolicy::widen, 9},
+      {ReadUnit::tokens, 0, false, MissPolicy::widen, 14},  {ReadUnit::tokens, 0, true, MissPolicy::widen, 16},
+      {ReadUnit::tokens, 0, true, MissPolicy::dense, 22},
+  };
   for (const auto& [unit, budget, certificate, policy, kernels] : cases) {
     options.unit = unit;
     options.fixed_budget = budget;

@@ -21,10 +21,11 @@ struct DecodeBatch {
 
 // Sparse decode attention with a target ratio, for a fixed shape and fixed options.
 //
-// What is read is chosen by the clusters' estimates alone (algorithm.md section 8), attended, then judged by a sample; with a certificate
-// a missed target is widened once, and with MissPolicy::dense attended densely if it is still missed.
-// Memory: workspace only, the caller's if given. Caller: one call at a time per decoder; indexes and caches must not change meanwhile.
-// Determinism: same inputs, seed and device, same result.
+// What is read is chosen by the clusters' estimates alone, or by the residual codes of single tokens where the index has them and
+// options.unit allows it (algorithm.md section 8), attended, then judged: a missed target is widened once, by the certificate's sample or,
+// by code, by what the tokens weighed; with MissPolicy::dense it is attended densely if it is still missed. Memory: workspace only, the
+// caller's if given. Caller: one call at a time per decoder; indexes and caches must not change meanwhile. Determinism: same inputs, seed
+// and device, same result.
 class Decoder {
  public:
   // Validates, lays out the workspace, prepares the kernels for the current device.
@@ -62,7 +63,8 @@ class Decoder {
   // Attention of every query row over as many tokens as the target ratio needs.
   //
   // Shapes: out as AttentionOutput; reports [num_sequences][num_rows][num_qo_heads] in device memory, or null. Stream: enqueues 5 kernels,
-  // or 8 with a certificate that widens, 11 with MissPolicy::dense; never waits, allocates or throws; may be captured in a graph and
+  // or 8 with a certificate that widens, 11 with MissPolicy::dense; where tokens may be chosen 9 with a budget, 14 with a target, 16 with a
+  // certificate, 22 with MissPolicy::dense; never waits, allocates or throws; may be captured in a graph and
   // replayed while lengths grow up to limits.max_tokens. Errors: returns a status; launch_failed leaves the cause to cudaGetLastError().
   // Caller: sequences are not longer than limits.max_tokens, and indexes cover no more tokens than there are: lengths are on the device.
   DecodeStatus decode(const DecodeBatch& batch, const AttentionOutput& out, HeadReport* reports, cudaStream_t stream) noexcept {

@@ -14,9 +14,11 @@ inline constexpr int kScanWarps = kScanThreads / kWarpSize;
 inline constexpr int kScanBlocksPerProcessor = 2;
 inline constexpr int kScanClusters = 8;  // that a warp goes through together
 
-// Blocks of codes on their way; more than two spill where 16 columns fill the registers.
-template <int kHeadTiles>
-inline constexpr int kScanAhead = kHeadTiles == 1 ? 4 : 2;
+// Blocks of codes on their way; more would spill where 16 columns fill the registers.
+template <int kHeadDim, int kHeadTiles>
+inline constexpr int kScanAhead = kHeadTiles == 1   ? 4
+                                  : kHeadDim <= 128 ? 2
+                                                    : 1;
 
 // The blocks of codes of those of kScanClusters neighbouring clusters that are wanted, in one line. Lane l < kScanClusters knows cluster l.
 struct ScanUnit {
@@ -146,7 +148,7 @@ struct CodeScan {
   // visit.leave(cluster, size).
   template <class Visit>
   __device__ __forceinline__ void for_each_block(const ScanUnit& unit, Visit&& visit) const {
-    constexpr int kAhead = kScanAhead<kHeadTiles>;
+    constexpr int kAhead = kScanAhead<kHeadDim, kHeadTiles>;
     CodeFragment<kHeadDim> ahead[kAhead];
     const auto fetch = [&](int i, CodeFragment<kHeadDim>& codes) {
       if (i < unit.total) codes.load(head.clusters, unit.block_of(unit.place_of(i)));
