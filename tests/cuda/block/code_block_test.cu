@@ -24,7 +24,7 @@ __global__ void dots_kernel(const __grid_constant__ SegmentView clusters, const 
     cuda::code_dots<kHeadDim, 2>(codes, queries, dot);
     for (int i = 0; i < 2; ++i) {
       const int token = block * kCodeBlock + lane / 4 + 8 * i;
-      scales[token] = codes.scale[i];
+      if (lane % 4 == 0) scales[token] = codes.scale[i];
       for (int t = 0; t < 2; ++t)
         for (int j = 0; j < 2; ++j) dots[token * kMaxGroupSize + 8 * t + lane % 4 * 2 + j] = dot[t][2 * i + j];
     }

@@ -72,7 +72,7 @@ __global__ void weigh_kernel(const __grid_constant__ cuda::StepParams p, int row
     scan.weigh(codes, centroid, size - first, share, key);
     for (int i = 0; i < 2; ++i) {
       const int token = first + lane / 4 + 8 * i;
-      keys[token] = key[i];
+      if (lane % 4 == 0) keys[token] = key[i];
       for (int t = 0; t < kHeadTiles; ++t)
         for (int j = 0; j < 2; ++j) shares[token * kMaxGroupSize + scan.column_of(t, j)] = share[t][2 * i + j];
     }

@@ -31,37 +31,36 @@ DecodeOptions certified(uint64_t seed = 1) {
 
 TEST_CASE("cuda draw kernel: unread tokens are drawn without bias, those of candidates and of other clusters") {
   const HostCase host(small_case());
+  CodedCase coded(host, certified());
+  coded.scan();
+  coded.select();
+  cuda::StepParams& p = coded.params();
+  const CodedRow r = coded.read(0);
+  REQUIRE(r.plan.num_draws == 32);
+  CHECK(r.plan.num_sampled == 32);
+  CHECK(download(p.workspace.counts, 3)[2] == 32);
+  const auto listed = download(p.workspace.tokens, size_t(r.plan.num_listed));
+  const std::set<int32_t> read(listed.begin(), listed.end());
+  std::set<int32_t> of_others;
+  for (int j = 0; j < coded.num_clusters(0); ++j)
+    if (r.cluster_key[size_t(j)] >= cuda::kEntersOutside) {
+      const ClusterRef ref = cluster_at(coded.head(0), j);
+      of_others.insert(ref.tokens(), ref.tokens() + ref.size());
+    }
+  const int unread = host.index(0).num_indexed - (r.plan.num_listed - r.plan.num_always), unread_outside = int(of_others.size());
   double tokens = 0.0, outside = 0.0;
-  int unread = 0, unread_outside = 0;
+  int wrong = 0;
   constexpr int kSeeds = 60;
   for (int seed = 0; seed < kSeeds; ++seed) {
-    CodedCase coded(host, certified(uint64_t(seed)));
-    coded.scan();
-    coded.select();
-    const cuda::StepParams& p = coded.params();
-    const CodedRow r = coded.read(0);
-    REQUIRE(r.plan.num_draws == 32);
-    CHECK(r.plan.num_sampled == 32);
-    CHECK(download(p.workspace.counts, 3)[2] == 32);
-    const auto draws = download(p.workspace.draws, 32);
-    const auto listed = download(p.workspace.tokens, size_t(r.plan.num_listed));
-    const std::set<int32_t> read(listed.begin(), listed.end());
-    std::set<int32_t> of_others;
-    unread = coded.host.index(0).num_indexed - (r.plan.num_listed - r.plan.num_always);
-    for (int j = 0; j < coded.num_clusters(0); ++j)
-      if (r.cluster_key[size_t(j)] >= cuda::kEntersOutside) {
-        const ClusterRef ref = cluster_at(coded.head(0), j);
-        of_others.insert(ref.tokens(), ref.tokens() + ref.size());
-      }
-    unread_outside = int(of_others.size());
-    int wrong = 0;
-    for (const cuda::TokenDraw& draw : draws) {
-      wrong += read.count(draw.token) == 0 && draw.scale > 0.0f && draw.token < coded.host.index(0).indexed_end ? 0 : 1;
+    p.options.seed = uint64_t(seed);
+    REQUIRE(cuda::launch({.threads = cuda::kDrawThreads}, cuda::draw_tokens_kernel<cuda::kDrawThreads>, p) == cudaSuccess);
+    for (const cuda::TokenDraw& draw : download(p.workspace.draws, 32)) {
+      wrong += read.count(draw.token) == 0 && draw.scale > 0.0f && draw.token < host.index(0).indexed_end ? 0 : 1;
       tokens += double(draw.scale);
       if (of_others.count(draw.token) > 0) outside += double(draw.scale);
     }
-    CHECK(wrong == 0);
   }
+  CHECK(wrong == 0);
   REQUIRE(unread_outside > 0);
   INFO("tokens ", tokens / kSeeds, " of ", unread, ", outside ", outside / kSeeds, " of ", unread_outside);
   CHECK(std::fabs(tokens / kSeeds / unread - 1.0) <= 0.1);

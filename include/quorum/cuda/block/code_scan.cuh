@@ -37,6 +37,7 @@ struct ScanUnit {
     num_blocks = num_code_blocks(size);
     end = warp_inclusive_sum(num_blocks);
     total = __shfl_sync(kFullMask, end, kWarpSize - 1);
+    __syncwarp();  // the scan writes other keys in the place of these
   }
 
   // The lane that knows the cluster of the i-th block, and that block's place in its cluster.
