@@ -139,9 +139,10 @@ class Decoder {
     const bool by_tokens = p.by_tokens && p.heads != nullptr;
     cudaError_t status = cudaSuccess;
     if (p.heads != nullptr) status = score_clusters(p, stream);
-    for (p.round = 0; p.round < p.num_rounds && status == cudaSuccess; ++p.round) {
+    for (int round = 0; round < p.num_rounds && status == cudaSuccess; ++round) {
+      p.round = round;
       status = select_tokens(p, stream);
-      if (status == cudaSuccess && by_tokens && p.round == 0) status = scan_candidates(p, stream);
+      if (status == cudaSuccess && by_tokens && round == 0) status = scan_candidates(p, stream);
       if (status == cudaSuccess && by_tokens) status = select_coded_tokens(p, stream);
       if (status == cudaSuccess) status = sparse_attention(p, device_, stream);
     }
