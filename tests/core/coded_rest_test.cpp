@@ -65,3 +65,33 @@ TEST_CASE("values that do not matter need no token") {
   CHECK(model.per_square == 0.0);
   CHECK(model.squares_to_list(4.0, 1.0, 0.1) == 0.0);
 }
+
+TEST_CASE("what must be listed leaves the rest that the target allows") {
+  for (const double target : {0.3, 0.9})
+    for (const double factor : {1.0, 1.2, 5.0})
+      for (const double surprise : {1.0, 3.0}) {
+        const double read = 2.0, expected = 30.0, rest = surprise * expected;
+        const double need = coded_need(target, read, rest, factor, surprise);
+        // Listed tokens weigh `surprise` times what is expected of them.
+        const double after = read + surprise * need, left = rest - surprise * need;
+        CHECK(test::near(after, target * (after + factor * left), 1e-9));
+      }
+  CHECK(coded_need(0.5, 10.0, 1.0, 1.2, 1.0) < 0.0);
+}
+
+TEST_CASE("clusters outside follow what codes make of the candidates, downwards only") {
+  CHECK(outside_factor(3.0, 4.0) == 0.75);
+  CHECK(outside_factor(5.0, 4.0) == 1.0);
+  CHECK(outside_factor(1.0, 0.0) == 1.0);
+  CHECK(outside_factor(double(kNan), 4.0) == 1.0);
+}
+
+TEST_CASE("candidates and the others that enter leave a tenth of what candidates leave") {
+  CHECK(test::near(coverage_with_outside(0.9), 0.99, 1e-7));
+  CHECK(coverage_with_outside(1.0) == 1.0);
+}
+
+TEST_CASE("without a variance model codes lose nothing") {
+  CHECK(half_lost_variance(VarianceModel::none, 5.0f, 64) == 0.0f);
+  CHECK(half_lost_variance(VarianceModel::shared, 5.0f, 64) == 0.5f * lost_variance(5.0f, 64));
+}

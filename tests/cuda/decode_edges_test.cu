@@ -23,6 +23,7 @@ CaseOptions edge_case(std::vector<int> num_tokens = {300}) {
 DecodeOptions sparse_options(float target = 0.8f) {
   DecodeOptions options;
   options.dense_below = 0;
+  options.unit = ReadUnit::clusters;
   options.target_ratio = target;
   return options;
 }

@@ -17,6 +17,8 @@ StepParams small_step(int group) {
   p.num_draws = 8;
   p.attend_blocks = 4;
   p.num_rounds = 2;
+  p.by_tokens = true;
+  p.options.certificate.enabled = true;
   return p;
 }
 
@@ -46,6 +48,7 @@ TEST_CASE("workspace: every array has its own room, and the size is known withou
     CHECK(lay_out(base, device, p) == bytes);
     const StepWorkspace& w = p.workspace;
     const int64_t rows = 6, partials = 2 * (4 + 18), score_blocks = device.max_score_blocks(6);
+    const int64_t scan_blocks = device.max_scan_blocks(6), code_blocks = 100 / 16 + 32;
     // Begin of each array and the bytes that the kernels may write there.
     const struct {
       const void* begin;
@@ -61,6 +64,15 @@ TEST_CASE("workspace: every array has its own room, and the size is known withou
                   {w.tail_clusters, rows * 32 * 4},
                   {w.draws, rows * 8 * 8},
                   {w.counts, rows * 3 * 4},
+                  {w.cluster_key, rows * 32 * 2},
+                  {w.tail_weight, rows * 32 * group * 4},
+                  {w.token_bucket, rows * code_blocks * 16 * 2},
+                  {w.token_histogram, rows * (group + 1) * kNumKeyBuckets * 8},
+                  {w.tile_counts, scan_blocks * kNumKeyBuckets * 4},
+                  {w.tile_start, scan_blocks * 4},
+                  {w.unread_weight, scan_blocks * group * 4},
+                  {w.unread_share, rows * 32 * 4},
+                  {w.unread_tokens, rows * 32 * 4},
                   {w.draw_weight, rows * 8 * group * 4},
                   {w.tile_indptr, 2 * (3 * rows + 1) * 4},
                   {w.partial_state, partials * group * 8},
@@ -77,13 +89,16 @@ TEST_CASE("workspace: every array has its own room, and the size is known withou
   }
 }
 
-TEST_CASE("workspace: fewer sequences, no draws, one round take no more") {
+TEST_CASE("workspace: fewer sequences, no draws, one round, whole clusters take no more") {
   const DeviceTuning device{2, true};
-  StepParams p = small_step(4), fewer = p, no_draws = p, one_round = p;
+  StepParams p = small_step(4), fewer = p, no_draws = p, one_round = p, clusters = p;
   const int64_t bytes = lay_out(nullptr, device, p);
   fewer.num_sequences = 1;
   no_draws.num_draws = 0;
   one_round.num_rounds = 1;
+  clusters.by_tokens = false;
+  CHECK(clusters.max_code_blocks() == 0);
+  CHECK(lay_out(nullptr, device, clusters) + 6 * 38 * 32 < bytes);
   CHECK(lay_out(nullptr, device, fewer) < bytes);
   CHECK(lay_out(nullptr, device, no_draws) < bytes);
   CHECK(lay_out(nullptr, device, one_round) < bytes);

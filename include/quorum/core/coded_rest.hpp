@@ -4,12 +4,36 @@
 
 #include <cmath>
 
+#include "quorum/core/cluster_estimate.hpp"
 #include "quorum/core/residual_code.hpp"
+#include "quorum/core/tail_estimate.hpp"
 
 namespace quorum {
 
 // Without a certificate the unread weight is taken for this much more than codes and clusters say. Chosen where hits per token are best.
 inline constexpr float kCodedMargin = 1.2f;
+
+// Half the variance of a score, given the code, for each unit of a cluster's spread. query_square: |q'|^2.
+QUORUM_HOST_DEVICE constexpr float half_lost_variance(VarianceModel model, float query_square, int head_dim) {
+  return model == VarianceModel::none ? 0.0f : 0.5f * lost_variance(query_square, head_dim);
+}
+
+// Share of the weight that candidates and the other clusters that enter the output must hold together, if candidates hold `covered`
+// (eq. 17): what is further outside stands for as little as in the tail of whole clusters.
+QUORUM_HOST_DEVICE constexpr double coverage_with_outside(double covered) { return 1.0 - (1.0 - covered) * (1.0 - double(kTailCoverage)); }
+
+// Factor on the estimates of clusters outside the candidates: what codes made of the candidates' estimate goes for the others too, if it is
+// less. `expected`: weight of the candidates by code, `estimate`: the same by cluster.
+QUORUM_HOST_DEVICE constexpr double outside_factor(double expected, double estimate) {
+  const double least = 1e-30, found = expected / (estimate > least ? estimate : least);
+  return found < 1.0 ? found : 1.0;
+}
+
+// Expected weight that must still be listed so that a head meets its target (eq. 15), if what has been read weighs `read`, the rest is
+// taken for `rest`, `factor` times that with what is not seen, and tokens weigh `surprise` times what is expected of them.
+QUORUM_HOST_DEVICE constexpr double coded_need(double target, double read, double rest, double factor, double surprise) {
+  return (target * (read + factor * rest) - read) / (surprise * (1.0 - target + target * factor));
+}
 
 // How much heavier the tokens read last were than their codes said, at least 1: the unread ones are likely to be so too. `exact` and
 // `expected`: their weights; `count` of them. Four more tokens that are just as expected keep chance out.

@@ -23,4 +23,20 @@ QUORUM_HOST_DEVICE inline DecodePath first_path(const IndexedHead& head, int num
   return DecodePath::sparse;
 }
 
+// Whether single tokens are chosen rather than whole clusters.
+QUORUM_HOST_DEVICE constexpr bool reads_tokens(const DecodeOptions& options, bool has_codes) {
+  return options.unit != ReadUnit::clusters && has_codes;
+}
+
+// Whether tokens are chosen by code alone, so that what they weigh changes nothing.
+QUORUM_HOST_DEVICE constexpr bool chooses_once(const DecodeOptions& options) {
+  return (options.fixed_budget > 0 || options.target_error > 0.0f) && !options.certificate.enabled;
+}
+
+// Whether so many single tokens were chosen that dense attention is the cheaper way: rows at random come at about half the speed of a
+// stream (docs/performance.md). num_read: tokens chosen and always read.
+QUORUM_HOST_DEVICE constexpr bool dense_is_cheaper(const DecodeOptions& options, int num_read, int num_visible) {
+  return options.unit == ReadUnit::automatic && options.fixed_budget == 0 && 2 * int64_t(num_read) >= num_visible;
+}
+
 }  // namespace quorum

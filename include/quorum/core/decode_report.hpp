@@ -10,7 +10,7 @@ enum class DecodePath : uint8_t {
   sparse,             // whole clusters
   sparse_tokens,      // single tokens by their residual codes
   dense_by_length,    // at most dense_below tokens, or nothing indexed
-  dense_by_target,    // target_ratio is 1
+  dense_by_target,    // target_ratio is 1; GPU: a target error is wanted of an index without residual codes
   dense_by_policy,    // the certificate missed and the policy says dense
   dense_by_numerics,  // NaN, Inf or scores too far apart for the estimate: the output is what dense attention gives
   dense_by_cost,      // so many single tokens were needed that reading everything is cheaper

@@ -55,6 +55,10 @@ inline constexpr float kLostEnergy = 0.36338f;
 // Variance of a score, given the code, for each unit of a cluster's spread. query_square: |q'|^2.
 QUORUM_HOST_DEVICE constexpr float lost_variance(float query_square, int head_dim) { return kLostEnergy * query_square / float(head_dim); }
 
+// Coded weights beyond this share of everything that was expected are taken for that: sums stay finite, and f16, as which a CPU keeps
+// shares, ends at 65504.
+inline constexpr float kLargestLogShare = 15.8f;  // base 2
+
 // Score of a coded token: its centroid's, plus the signs' dot product with the query times the mean magnitude of the residual (times the
 // gain, which callers put into sign_dot). V is float or a SIMD batch.
 template <class V>

@@ -3,6 +3,7 @@
 
 #include <numeric>
 
+#include "quorum/core/decode_plan.hpp"
 #include "quorum/cpu/read_keys.hpp"
 #include "quorum/cpu/scan_codes.hpp"
 
@@ -48,9 +49,8 @@ inline bool is_candidate(const HeadTask& task, const CodedState& coded, int clus
 
 // Expected weight that must be listed so that a head meets its target, if unread tokens weigh what is believed of them.
 inline double expected_need(const DecodeOptions& options, const CodedState& coded, const ReadState& state, int g) {
-  const double target = double(options.target_ratio), factor = state.rest_factor[g];
-  const double missing = target * (state.read[g] + factor * state.rest[g]) - state.read[g];
-  return coded.listed.chosen.weight[g] + missing / (coded.surprise[g] * (1.0 - target + target * factor));
+  return coded.listed.chosen.weight[g] +
+         coded_need(double(options.target_ratio), state.read[g], state.rest[g], state.rest_factor[g], coded.surprise[g]);
 }
 
 // The threshold at which to go on: the highest at which all heads have what they need, within the bounds on the number of tokens.
@@ -164,11 +164,6 @@ inline void read_listed(const HeadTask& task, const ReadState& state, int begin,
   std::fill_n(sum, task.num_heads, 0.0);
   for (int w = 0; w < task.team.num_workers; ++w)
     for (int g = 0; g < task.num_heads; ++g) sum[g] += task.workers[w].always[g];
-}
-
-// Whether tokens are chosen by code alone, once, so that their keys can be read along with their values.
-inline bool chooses_once(const DecodeOptions& options) {
-  return (options.fixed_budget > 0 || options.target_error > 0.0f) && !options.certificate.enabled;
 }
 
 // Chooses tokens and reads their keys until the exact weights meet the target, a bound on tokens is reached or no candidate is left.

@@ -6,10 +6,6 @@
 
 namespace quorum::cpu {
 
-// Coded weights beyond this share of everything that was expected are taken for that: sums stay finite, and f16, as which shares are kept,
-// ends at 65504.
-inline constexpr float kLargestLogShare = 15.8f;  // base 2
-
 // Code tables of all heads in the worker's scratch, from its q'. step[g]: value of one step of a sum, the gain included.
 inline void fill_code_tables(const HeadTask& task, float* step) {
   const int d = task.head_dim();

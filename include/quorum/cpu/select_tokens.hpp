@@ -144,17 +144,6 @@ inline DecodePath first_path(const HeadTask& task, const ClusterIndexView* index
   return quorum::first_path(head, task.num_visible, options, max_cluster_slots);
 }
 
-// Whether single tokens are chosen rather than whole clusters.
-inline bool reads_tokens(const DecodeOptions& options, const ClusterIndexView& index) {
-  return options.unit != ReadUnit::clusters && index.residual_codes;
-}
-
-// Whether so many tokens were chosen that dense attention is the cheaper way: rows at random come at about half the speed of a stream
-// (docs/performance.md).
-inline bool dense_is_cheaper(const HeadTask& task, const DecodeOptions& options, const ReadState& state) {
-  return options.unit == ReadUnit::automatic && options.fixed_budget == 0 && 2 * (state.num_always + state.num_tokens) >= task.num_visible;
-}
-
 // Whether estimates and codes have led astray: what they held worth reading has been read, and by their own account some head has not
 // attained half of its target. Happens where a head's scores lie tens apart.
 inline bool estimates_failed(const HeadTask& task, const DecodeOptions& options, const Choice& choice) {
@@ -168,7 +157,7 @@ inline bool estimates_failed(const HeadTask& task, const DecodeOptions& options,
 inline Choice choose_tokens(const HeadTask& task, const ClusterIndexView& index, const DecodeOptions& options, float z) {
   const ClusterHeadView& head = index.heads[task.kv_head];
   Choice choice;
-  const bool by_tokens = reads_tokens(options, index);
+  const bool by_tokens = reads_tokens(options, index.residual_codes);
   // Codes take the second-order term's place, and only the shared one can be taken out again.
   const VarianceModel model = by_tokens && options.variance == VarianceModel::diagonal ? VarianceModel::shared : options.variance;
   ClusterWeights weights;
@@ -191,7 +180,8 @@ inline Choice choose_tokens(const HeadTask& task, const ClusterIndexView& index,
     read_and_certify(reader, z);
     if (!is_dense(choice.path) && !reader.complete() && estimates_failed(task, options, choice))
       choice.path = DecodePath::dense_by_numerics;
-    if (!is_dense(choice.path) && dense_is_cheaper(task, options, choice.state)) choice.path = DecodePath::dense_by_cost;
+    if (!is_dense(choice.path) && dense_is_cheaper(options, choice.state.num_always + choice.state.num_tokens, task.num_visible))
+      choice.path = DecodePath::dense_by_cost;
   } else {
     order_clusters(task, head, weights, choice.state);
     read_and_certify(ClusterReader{task, head, options, choice}, z);

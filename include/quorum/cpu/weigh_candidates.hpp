@@ -20,7 +20,7 @@ inline void choose_candidates(const HeadTask& task, const ClusterHeadView& head,
     });
   };
   const auto take = [&](const Threshold& candidates, double covered) {
-    const Threshold outside = cover(1.0 - (1.0 - covered) * (1.0 - double(kTailCoverage)), candidates);
+    const Threshold outside = cover(coverage_with_outside(covered), candidates);
     coded.candidate_key = candidates.key;
     coded.outside_key = outside.key;
     coded.num_outside = int(outside.chosen.count - candidates.chosen.count);
@@ -51,8 +51,7 @@ inline bool weigh_candidates(const HeadTask& task, const ClusterHeadView& head, 
   for (int g = 0; g < task.num_heads; ++g) {
     coded.total[g] = state.read[g] + state.rest[g];
     queries.half_variance[g] = weights.half_variance[g];
-    queries.half_lost_variance[g] =
-        options.variance == VarianceModel::none ? 0.0f : 0.5f * lost_variance(weights.queries.square[g], task.head_dim());
+    queries.half_lost_variance[g] = half_lost_variance(options.variance, weights.queries.square[g], task.head_dim());
     queries.log_total[g] = weights.log_total[g];
     queries.total[g] = float(coded.total[g]);
     (options.target_error > 0.0f ? queries.counted_square[g] : queries.counted_expected[g]) =
@@ -72,9 +71,8 @@ inline bool weigh_candidates(const HeadTask& task, const ClusterHeadView& head, 
       coded.expected[g] += task.workers[w].expected[g];
     }
     coded.surprise[g] = 1.0;
-    // What the codes say of the candidates' estimate goes for the estimate of the others too, if it is less.
     const double estimate = coded.total[g] - state.read[g] - coded.outside[g];
-    const double found = coded.candidates.clusters > 0 ? std::min(1.0, coded.expected[g] / std::max(estimate, 1e-30)) : 1.0;
+    const double found = coded.candidates.clusters > 0 ? outside_factor(coded.expected[g], estimate) : 1.0;
     coded.outside[g] *= found;
     coded.outside_factor[g] = found;
     state.rest[g] = coded.rest(g);

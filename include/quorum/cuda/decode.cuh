@@ -2,6 +2,7 @@
 #pragma once
 
 #include "quorum/cuda/score_clusters.cuh"
+#include "quorum/cuda/select_coded_tokens.cuh"
 #include "quorum/cuda/select_tokens.cuh"
 #include "quorum/cuda/workspace.cuh"
 
@@ -20,10 +21,11 @@ struct DecodeBatch {
 
 // Sparse decode attention with a target ratio, for a fixed shape and fixed options.
 //
-// What is read is chosen by the clusters' estimates alone (algorithm.md section 8), attended, then judged by a sample; with a certificate
-// a missed target is widened once, and with MissPolicy::dense attended densely if it is still missed.
-// Memory: workspace only, the caller's if given. Caller: one call at a time per decoder; indexes and caches must not change meanwhile.
-// Determinism: same inputs, seed and device, same result.
+// What is read is chosen by the clusters' estimates alone, or by the residual codes of single tokens where the index has them and
+// options.unit allows it (algorithm.md section 8), attended, then judged: a missed target is widened once, by the certificate's sample or,
+// by code, by what the tokens weighed; with MissPolicy::dense it is attended densely if it is still missed. Memory: workspace only, the
+// caller's if given. Caller: one call at a time per decoder; indexes and caches must not change meanwhile. Determinism: same inputs, seed
+// and device, same result.
 class Decoder {
  public:
   // Validates, lays out the workspace, prepares the kernels for the current device.
@@ -44,6 +46,7 @@ class Decoder {
     for (int rows = 1; rows <= plan_.rows_per_set; ++rows) {  // a call may have fewer than the plan
       const int group = rows * plan_.heads_per_row;
       check(prepare_select_tokens(group, plan_.max_slots), "cuda::Decoder", "prepare_select_tokens");
+      if (plan_.by_tokens) check(prepare_select_coded_tokens(group, plan_.max_slots), "cuda::Decoder", "prepare_select_coded_tokens");
       check(prepare_sparse_attention(shape.head_dim, group, kv_type, device_, plan_.num_rows()), "cuda::Decoder",
             "prepare_sparse_attention");
     }
@@ -60,7 +63,8 @@ class Decoder {
   // Attention of every query row over as many tokens as the target ratio needs.
   //
   // Shapes: out as AttentionOutput; reports [num_sequences][num_rows][num_qo_heads] in device memory, or null. Stream: enqueues 5 kernels,
-  // or 8 with a certificate that widens, 11 with MissPolicy::dense; never waits, allocates or throws; may be captured in a graph and
+  // or 8 with a certificate that widens, 11 with MissPolicy::dense; where tokens may be chosen 9 with a budget, 14 with a target, 16 with a
+  // certificate, 22 with MissPolicy::dense; never waits, allocates or throws; may be captured in a graph and
   // replayed while lengths grow up to limits.max_tokens. Errors: returns a status; launch_failed leaves the cause to cudaGetLastError().
   // Caller: sequences are not longer than limits.max_tokens, and indexes cover no more tokens than there are: lengths are on the device.
   DecodeStatus decode(const DecodeBatch& batch, const AttentionOutput& out, HeadReport* reports, cudaStream_t stream) noexcept {
@@ -82,6 +86,7 @@ class Decoder {
     p.num_sequences = batch.num_sequences;
     p.deal_query_rows(batch.num_rows, batch.causal, p.options.rows);
     p.score_tiles = device_.score_tiles(p.num_rows(), p.max_slots);
+    p.scan_tiles = device_.scan_tiles(p.num_rows(), p.max_slots);
     p.out = out;
     p.reports = reports;
     return p;
@@ -101,8 +106,6 @@ class Decoder {
     validate(limits, function);
     require(has_kernels(shape.head_dim), function, "shape.head_dim", "64, 96, 128 or 256", shape.head_dim);
     require(has_kernels(kv_type), function, "kv_type", "f16 or bf16", element_name(kv_type));
-    require(options.unit != ReadUnit::tokens, function, "options.unit", "clusters or automatic on this device", int(options.unit));
-    require(options.target_error == 0.0f, function, "options.target_error", "0 on this device", options.target_error);
     require(options.variance != VarianceModel::diagonal, function, "options.variance", "none or shared on this device",
             int(options.variance));
     require(options.scope == SelectionScope::group, function, "options.scope", "group on this device", int(options.scope));
@@ -111,6 +114,8 @@ class Decoder {
     p.shape.sm_scale = shape.softmax_scale();
     p.deal_query_rows(limits.max_rows, true, options.rows);
     p.options = options;
+    p.by_tokens = reads_tokens(options, true);
+    p.candidate_coverage = quorum::candidate_coverage(options);
     p.kv.type = kv_type;
     p.num_sequences = limits.max_sequences;
     p.max_tokens = limits.max_tokens;
@@ -124,24 +129,24 @@ class Decoder {
     p.num_draws = samples ? samples_per_round(options) : 0;
     p.z = normal_quantile(options.certificate.confidence);
     const bool judges = options.certificate.enabled && options.fixed_budget == 0;
-    const bool widens = judges && options.certificate.policy != MissPolicy::accept && options.certificate.max_rounds > 0;
-    p.num_rounds = widens ? 2 : 1;
+    p.widens = judges && options.certificate.policy != MissPolicy::accept && options.certificate.max_rounds > 0;
+    p.num_rounds = p.widens || (p.by_tokens && (options.fixed_budget == 0 || options.target_error > 0.0f)) ? 2 : 1;
     if (judges && options.certificate.policy == MissPolicy::dense) p.dense_round = p.num_rounds++;
     return p;
   }
 
   cudaError_t run(StepParams& p, cudaStream_t stream) const noexcept {
-    if (p.heads != nullptr) {
-      const cudaError_t status = score_clusters(p, stream);
-      if (status != cudaSuccess) return status;
-    }
-    for (int round = 0; round < p.num_rounds; ++round) {
+    const bool by_tokens = p.by_tokens && p.heads != nullptr;
+    cudaError_t status = cudaSuccess;
+    if (p.heads != nullptr) status = score_clusters(p, stream);
+    for (int round = 0; round < p.num_rounds && status == cudaSuccess; ++round) {
       p.round = round;
-      cudaError_t status = select_tokens(p, stream);
+      status = select_tokens(p, stream);
+      if (status == cudaSuccess && by_tokens && round == 0) status = scan_candidates(p, stream);
+      if (status == cudaSuccess && by_tokens) status = select_coded_tokens(p, stream);
       if (status == cudaSuccess) status = sparse_attention(p, device_, stream);
-      if (status != cudaSuccess) return status;
     }
-    return cudaSuccess;
+    return status;
   }
 
   DeviceTuning device_;

@@ -23,6 +23,16 @@ inline int64_t lay_out(std::byte* block, const DeviceTuning& device, StepParams&
   w.tail_clusters = arena.take<int32_t>(rows * p.max_slots);
   w.draws = arena.take<TokenDraw>(rows * p.num_draws);
   w.counts = arena.take<int32_t>(kSegmentKinds * rows);
+  const int64_t coded_rows = p.by_tokens ? rows : 0, scan_blocks = p.by_tokens ? device.max_scan_blocks(int(rows)) : 0;
+  w.cluster_key = arena.take<uint16_t>(coded_rows * p.max_slots);
+  w.tail_weight = arena.take<float>(coded_rows * p.max_slots * group);
+  w.token_bucket = arena.take<uint16_t>(coded_rows * p.max_code_blocks() * kCodeBlock);
+  w.token_histogram = arena.take<unsigned long long>(coded_rows * (group + 1) * kNumKeyBuckets);
+  w.tile_counts = arena.take<uint32_t>(scan_blocks * kNumKeyBuckets);
+  w.tile_start = arena.take<int32_t>(scan_blocks);
+  w.unread_weight = arena.take<float>(scan_blocks * group);
+  w.unread_share = arena.take<float>(p.samples_coded() ? rows * p.max_slots : 0);
+  w.unread_tokens = arena.take<int32_t>(p.samples_coded() ? rows * p.max_slots : 0);
   w.draw_weight = arena.take<float>(rows * p.num_draws * group);
   w.tile_indptr = arena.take<int32_t>(p.num_rounds * (kSegmentKinds * rows + 1));
   w.partial_state = arena.take<AttentionState>(partials * group);

@@ -105,5 +105,49 @@ TEST_CASE("step: the first decision about a row, without an index and with one")
   CHECK(p.first_path(0) == DecodePath::dense_by_length);
 }
 
+TEST_CASE("step: rows with codes choose tokens where that is planned; without, a target error ends densely") {
+  const std::vector<int32_t> num_tokens{500};
+  std::vector<FlatHeadView> heads(1);
+  heads[0].num_indexed = 480;
+  heads[0].indexed_end = 480;
+  heads[0].clusters.num_clusters = 16;
+  heads[0].always.num_known = 480;
+  cuda::StepParams p;
+  p.shape = {2, 1, 64, 0.0f};
+  p.options.dense_below = 0;
+  p.num_sequences = 1;
+  p.max_slots = 16;
+  p.max_tokens = 500;
+  p.kv.num_tokens = num_tokens.data();
+  p.heads = heads.data();
+  p.deal_query_rows(1, true, RowSets::shared);
+  CHECK(p.first_path(0) == DecodePath::sparse);
+  CHECK(p.max_code_blocks() == 0);
+  p.by_tokens = true;
+  CHECK(p.max_code_blocks() == 500 / 16 + 16);
+  CHECK(p.first_path(0) == DecodePath::sparse);
+  heads[0].residual_codes = true;
+  CHECK(p.first_path(0) == DecodePath::sparse_tokens);
+  p.options.target_error = 0.1f;
+  CHECK(p.first_path(0) == DecodePath::sparse_tokens);
+  CHECK(p.surveys());
+  p.round = 1;
+  CHECK(!p.surveys());
+  heads[0].residual_codes = false;
+  CHECK(p.first_path(0) == DecodePath::dense_by_target);
+  p.options.dense_below = 500;
+  CHECK(p.first_path(0) == DecodePath::dense_by_length);
+}
+
+TEST_CASE("step: only a certificate samples what codes leave") {
+  cuda::StepParams p;
+  p.by_tokens = true;
+  CHECK(!p.samples_coded());
+  p.options.certificate.enabled = true;
+  CHECK(p.samples_coded());
+  p.by_tokens = false;
+  CHECK(!p.samples_coded());
+}
+
 }  // namespace
 }  // namespace quorum::test

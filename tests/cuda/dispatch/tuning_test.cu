@@ -37,6 +37,19 @@ TEST_CASE("tuning: scoring has a block for each row, no more than there are clus
   CHECK(DeviceTuning{132, true}.score_tiles(0, 4096) >= 1);
 }
 
+TEST_CASE("tuning: the scan of codes has as many blocks as fit, no more than there are clusters for, and its sums fit") {
+  for (const int processors : {1, 3, 132}) {
+    const DeviceTuning tuning{processors, true};
+    for (const int slots : {16, 64, 65, 4096, 100000})
+      for (int rows = 1; rows <= 600; rows += rows < 20 ? 1 : 37) {
+        const int tiles = tuning.scan_tiles(rows, slots);
+        CHECK(tiles >= 1);
+        CHECK((tiles - 1) * kScanClusters * kScanWarps < slots);
+        CHECK(int64_t(tiles) * rows <= tuning.max_scan_blocks(600));
+      }
+  }
+}
+
 template <class Tuning, int kHeadDim, int kHeadTiles>
 void check_policy(int64_t shared) {
   using Policy = typename Tuning::template Attend<kHeadDim, kHeadTiles>;

@@ -156,8 +156,9 @@ struct TailTile {
     const int piece = i * kWarpSize + int(threadIdx.x) % kWarpSize;
     return tile + piece / kPieces * kTileStride<kHeadDim> + piece % kPieces * 16;
   }
-  // Places from `count` on weigh nothing.
-  __device__ __forceinline__ void load_weights(const StepParams& p, int row, const SegmentView& clusters, int cluster, int count) {
+  // row_weights: [slots][group], logs. Places from `count` on weigh nothing.
+  __device__ __forceinline__ void load_weights(const StepParams& p, const float* row_weights, const SegmentView& clusters, int cluster,
+                                               int count) {
     const int lane = int(threadIdx.x) % kWarpSize;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -167,7 +168,7 @@ struct TailTile {
 #pragma unroll
       for (int t = 0; t < kHeadTiles; ++t) {
         const int head = t * 8 + lane / 4;
-        log_weight[t][i] = head < p.group ? p.workspace.log_weight[(int64_t(row) * p.max_slots + own) * p.group + head] : -kInfinity;
+        log_weight[t][i] = head < p.group ? row_weights[own * p.group + head] : -kInfinity;
       }
     }
   }
@@ -202,6 +203,8 @@ __device__ __forceinline__ void attend_tail(const StepParams& p, int row, const 
   const RowPlan& plan = p.workspace.plan[row];
   const SegmentView& clusters = p.head(row).clusters;
   const int32_t* list = p.workspace.tail_clusters + int64_t(row) * p.max_slots;
+  const float* weights = plan.path == DecodePath::sparse_tokens ? p.workspace.tail_weight : p.workspace.log_weight;
+  weights += int64_t(row) * p.max_slots * p.group;
   const int lane = int(threadIdx.x) % kWarpSize, num_own = own.count();
 #pragma unroll
   for (int t = 0; t < kHeadTiles; ++t)
@@ -213,7 +216,7 @@ __device__ __forceinline__ void attend_tail(const StepParams& p, int row, const 
   TailTile<kHeadDim, kHeadTiles> current;
   int next_cluster = cluster_of(0);
   if (kAhead && num_own > 0) {
-    current.load_weights(p, row, clusters, next_cluster, count_of(0));
+    current.load_weights(p, weights, clusters, next_cluster, count_of(0));
     current.load_values(clusters, next_cluster);
     next_cluster = cluster_of(1);
   }
@@ -223,7 +226,7 @@ __device__ __forceinline__ void attend_tail(const StepParams& p, int row, const 
     uint32_t weight[kHeadTiles][2];
     if constexpr (kAhead) {
       if (i + 1 < num_own) {
-        following.load_weights(p, row, clusters, next_cluster, count_of(i + 1));
+        following.load_weights(p, weights, clusters, next_cluster, count_of(i + 1));
         following.load_values(clusters, next_cluster);
       }
       next_cluster = cluster_of(i + 2);
@@ -231,7 +234,7 @@ __device__ __forceinline__ void attend_tail(const StepParams& p, int row, const 
       current.store_values(tile);
     } else {
       current.copy_values(clusters, next_cluster, tile);
-      current.load_weights(p, row, clusters, next_cluster, count_of(i));
+      current.load_weights(p, weights, clusters, next_cluster, count_of(i));
       current.pack_weights(plan, p.group, weight);
       next_cluster = cluster_of(i + 1);
     }

@@ -17,28 +17,32 @@ struct ClusterHistogram {
   __device__ __forceinline__ uint32_t* column(int g) const { return sums + g * kNumOrderBuckets; }
 };
 
-// A place in the reading order by one column: everything in buckets before `bucket` sums up to `before`, and the value that was asked for
-// is reached within the bucket, or not at all if the bucket is kNumOrderBuckets.
-struct OrderPlace {
+// A place in an order by one column: everything in buckets before `bucket` sums up to `before`, and the value that was asked for is reached
+// within the bucket, or not at all if the bucket is the number of buckets.
+template <class Sum>
+struct BucketPlace {
   int32_t bucket = 0;
-  uint32_t before = 0;
+  Sum before = 0;
 };
+using OrderPlace = BucketPlace<uint32_t>;
 
 // Where the column's sum first reaches `wanted` (at least 1), by one warp; every lane gets it.
-__device__ __forceinline__ OrderPlace find_place(const uint32_t* column, uint32_t wanted) {
-  static_assert(kNumOrderBuckets == kWarpSize * kWarpSize, "a lane sums as many buckets as there are lanes");
+template <int kNumBuckets = kNumOrderBuckets, class Sum>
+__device__ __forceinline__ BucketPlace<Sum> find_place(const Sum* column, Sum wanted) {
+  constexpr int kOfLane = kNumBuckets / kWarpSize;
+  static_assert(kNumBuckets % kWarpSize == 0 && kOfLane <= kWarpSize, "a lane sums a run of buckets, and the lanes then share one run");
   const int lane = int(threadIdx.x) % kWarpSize;
-  uint32_t own = 0;  // of buckets 32 lane to 32 lane + 31, each lane beginning at another bank
+  Sum own = 0;  // of the lane's run, each lane beginning at another bank
 #pragma unroll
-  for (int i = 0; i < kWarpSize; ++i) own += column[lane * kWarpSize + (i + lane) % kWarpSize];
-  const uint32_t through_own = warp_inclusive_sum(own);
+  for (int i = 0; i < kOfLane; ++i) own += column[lane * kOfLane + (i + lane) % kOfLane];
+  const Sum through_own = warp_inclusive_sum(own);
   const unsigned lanes = __ballot_sync(kFullMask, through_own >= wanted);
-  if (lanes == 0) return {kNumOrderBuckets, __shfl_sync(kFullMask, through_own, kWarpSize - 1)};
+  if (lanes == 0) return {kNumBuckets, __shfl_sync(kFullMask, through_own, kWarpSize - 1)};
   const int first = __ffs(int(lanes)) - 1;
-  const uint32_t before = __shfl_sync(kFullMask, through_own - own, first);
-  const uint32_t value = column[first * kWarpSize + lane], through = before + warp_inclusive_sum(value);
+  const Sum before = __shfl_sync(kFullMask, through_own - own, first);
+  const Sum value = lane < kOfLane ? column[first * kOfLane + lane] : Sum(0), through = before + warp_inclusive_sum(value);
   const int at = __ffs(int(__ballot_sync(kFullMask, through >= wanted))) - 1;
-  return {first * kWarpSize + at, __shfl_sync(kFullMask, through - value, at)};
+  return {first * kOfLane + at, __shfl_sync(kFullMask, through - value, at)};
 }
 
 }  // namespace quorum::cuda

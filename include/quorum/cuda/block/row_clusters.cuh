@@ -4,6 +4,7 @@
 
 #include "quorum/cuda/block/block_scan.cuh"
 #include "quorum/cuda/block/cluster_histogram.cuh"
+#include "quorum/cuda/block/draw_strata.cuh"
 #include "quorum/cuda/block/state_sum.cuh"
 #include "quorum/cuda/block/step.cuh"
 
@@ -39,7 +40,7 @@ struct SelectShared {
   int32_t num_members;
   int32_t finite;
   float rest_sum[kSelectWarps];
-  unsigned long long draw_start[kSelectThreads];
+  DrawShared<kSelectThreads> draws;
   ListedPiece listed[kListedAtOnce];
 };
 

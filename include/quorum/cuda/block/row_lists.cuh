@@ -2,8 +2,7 @@
 // (algorithm.md eq. 8).
 #pragma once
 
-#include "quorum/core/certificate.hpp"
-#include "quorum/core/sample_points.hpp"
+#include "quorum/cuda/block/draw_strata.cuh"
 #include "quorum/cuda/block/row_clusters.cuh"
 
 namespace quorum::cuda {
@@ -99,45 +98,22 @@ struct RowLists : RowClusters<kHeads> {
     return sum;
   }
 
-  // Draws one token for each stratum of the rest's distribution, a mixture of estimated weight and size; a thread a stratum. Probabilities
-  // are integers, so that the strata meet without gaps.
+  // Draws one token for each stratum of the rest's distribution, a mixture of estimated weight and size.
   __device__ __forceinline__ void draw_tokens(int run) const {
-    constexpr float kUnit = 0x1p40f;
     const float unread = float(head.num_indexed) - float(s.chosen[group]);
-    const DrawRule rule = draw_rule(double(share_rest()), double(unread));
-    const float per_share = float(rule.per_share) * kUnit, per_token = float(rule.per_token) * kUnit;
-    const auto probability = [&](int cluster) {
+    const DrawSteps steps(draw_rule(double(share_rest()), double(unread)));
+    const auto steps_of = [&](int cluster) {
       const float of_rest = __uint_as_float(uint32_t(rest_share[cluster]) << 16);
-      return is_unread(cluster) ? static_cast<unsigned long long>(of_rest * per_share + float(size[cluster]) * per_token) : 0ull;
+      return is_unread(cluster) ? steps.of(of_rest, float(size[cluster])) : 0ull;
     };
-    unsigned long long own = 0, total = 0;
-#pragma unroll 1
-    for (int cluster = first; cluster < last; ++cluster) own += probability(cluster);
-    s.draw_start[threadIdx.x] = block_exclusive_sum<kSelectThreads>(own, total, s.warp_sums);
-    __syncthreads();
-    const int num_draws = total == 0 ? 0 : p.num_draws, stratum = int(threadIdx.x);
-    if (stratum < num_draws) {
-      const SamplePoints points =
-          SamplePoints::of(p.options.seed, p.kv_head_of(row) * p.heads_per_row, plan.num_tokens, plan.num_sampled, num_draws);
-      const auto point = static_cast<unsigned long long>(points.point(stratum) * double(total));
-      int low = 0;  // the last thread whose clusters begin at or before the point
-#pragma unroll 1
-      for (int high = kSelectThreads - 1; low < high;) {
-        const int middle = (low + high + 1) / 2;
-        if (s.draw_start[middle] <= point)
-          low = middle;
-        else
-          high = middle - 1;
-      }
-      int cluster = low * run;
-      unsigned long long end = s.draw_start[low] + probability(cluster);
-#pragma unroll 1
-      while (end <= point) end += probability(++cluster);
+    const SamplePoints points =
+        SamplePoints::of(p.options.seed, p.kv_head_of(row) * p.heads_per_row, plan.num_tokens, plan.num_sampled, p.num_draws);
+    const auto take = [&](int stratum, int cluster, float probability, float) {
       const int count = size[cluster], token = head.clusters.cluster_indptr[cluster] + points.token_of(stratum, count);
-      const float scale = float(count) * float(total) / (float(probability(cluster)) * float(num_draws));
-      p.workspace.draws[int64_t(row) * p.num_draws + stratum] = {head.clusters.cluster_tokens[token], scale};
-    }
-    __syncthreads();
+      p.workspace.draws[int64_t(row) * p.num_draws + stratum] = {head.clusters.cluster_tokens[token],
+                                                                 float(count) / (probability * float(p.num_draws))};
+    };
+    const int num_draws = draw_strata<kSelectThreads>(first, last, run, points, s.draws, steps_of, take);
     if (threadIdx.x == 0) {
       plan.num_draws = num_draws;
       plan.num_sampled += num_draws;

@@ -45,7 +45,28 @@ struct RowPlan {
   float rest_factor[kMaxGroupSize];      // correction of `rest` by the sample of the round before
   float used_rest[kMaxGroupSize];        // of the rest, what the tail's clusters hold
   bool misses[kMaxGroupSize];            // the head's bound misses the target: by merge, for the next round
+
+  // With DecodePath::sparse_tokens.
+  int32_t num_coded = 0;                   // tokens whose codes are scanned: those of the candidates
+  int32_t num_code_blocks = 0;             // in so many blocks of codes
+  int32_t token_bucket = -1;               // candidates' tokens of key buckets up to it are listed
+  int32_t bucket_before = -1;              // up to this one they were in an earlier round
+  float total[kMaxGroupSize];              // weight that was expected in all before codes were scanned: what shares are of
+  float log_total[kMaxGroupSize];          // its log, the unit included
+  float outside[kMaxGroupSize];            // expected weight of the clusters that are no candidates
+  float used_outside[kMaxGroupSize];       // the same of those that enter the output, before codes were scanned
+  float log_outside_scale[kMaxGroupSize];  // log of the factor with which these stand for all that is outside
+  float listed[kMaxGroupSize];             // expected weight of what is listed in this round
+  float output_square[kMaxGroupSize];      // with a target error: squared length of the output with nothing read but what always is
+  float output_weight[kMaxGroupSize];      // its total weight
+  float outside_squares[kMaxGroupSize];    // squared weights of clusters that are no candidates, over their sizes; shares of the total
+  float error_estimate[kMaxGroupSize];     // of the output, relative
+  float surprise[kMaxGroupSize];           // code_surprise() of what was read in the round before
 };
+
+// What a cluster is to the scan of codes, where it is not the key bucket of a candidate's first token.
+inline constexpr uint16_t kNoCandidate = 0xffff;
+inline constexpr uint16_t kEntersOutside = 0xfffe;  // no candidate, but its value mean enters the output
 
 // One token drawn from the rest, and how many tokens it stands for.
 struct TokenDraw {
@@ -75,10 +96,20 @@ struct StepWorkspace {
   int32_t* tail_clusters = nullptr;          // [rows][max_slots]
   TokenDraw* draws = nullptr;                // [rows][num_draws]
   int32_t* counts = nullptr;                 // [rows][3], tokens to attend, clusters of the tail and draws of this round
-  float* draw_weight = nullptr;              // [rows][num_draws][group], log of the drawn token's weight
-  int32_t* tile_indptr = nullptr;            // [rounds][3 rows + 1], tiles of the segments before each
-  AttentionState* partial_state = nullptr;   // [rounds][attend_blocks + 3 rows][group]
-  float* partial_output = nullptr;           // [rounds][attend_blocks + 3 rows][group][head_dim], in units of exp(state's max)
+  // Where tokens are chosen by their codes; a code block is one of the index, by its number there.
+  uint16_t* cluster_key = nullptr;                // [rows][max_slots], kNoCandidate, kEntersOutside, or the best key bucket of its tokens
+  float* tail_weight = nullptr;                   // [rows][max_slots][group], log of the unread weight over the number of tokens
+  uint16_t* token_bucket = nullptr;               // [rows][max_code_blocks][16], key buckets of candidates' tokens
+  unsigned long long* token_histogram = nullptr;  // [rows][group + 1][kNumKeyBuckets], see KeyHistogram
+  uint32_t* tile_counts = nullptr;                // [rows][scan_tiles][kNumKeyBuckets], tokens by key bucket
+  int32_t* tile_start = nullptr;                  // [rows][scan_tiles], place of the tile's first token in the row's list
+  float* unread_weight = nullptr;           // [rows][scan_tiles][group], coded weight of what is not listed; before, what scanning expects
+  float* unread_share = nullptr;            // [rows][max_slots], shares of a cluster's unread tokens by the lower ends of their buckets
+  int32_t* unread_tokens = nullptr;         // [rows][max_slots], how many there are; both with a certificate only
+  float* draw_weight = nullptr;             // [rows][num_draws][group], log of the drawn token's weight
+  int32_t* tile_indptr = nullptr;           // [rounds][3 rows + 1], tiles of the segments before each
+  AttentionState* partial_state = nullptr;  // [rounds][attend_blocks + 3 rows][group]
+  float* partial_output = nullptr;          // [rounds][attend_blocks + 3 rows][group][head_dim], in units of exp(state's max)
 };
 
 struct StepParams {
@@ -99,12 +130,16 @@ struct StepParams {
   int num_sequences = 0;
   int max_tokens = 0;
   int max_slots = 0;
-  int score_tiles = 0;    // blocks that share the clusters of a row
-  int attend_blocks = 0;  // blocks that share the attention of all rows
+  int score_tiles = 0;              // blocks that share the clusters of a row
+  int scan_tiles = 0;               // blocks that share the codes of a row
+  int attend_blocks = 0;            // blocks that share the attention of all rows
+  bool by_tokens = false;           // rows whose index has codes choose single tokens
+  float candidate_coverage = 0.0f;  // quorum::candidate_coverage(options)
   int num_draws = 0;
   float z = 0.0f;  // quantile of the certificate's confidence
   int round = 0;
   int num_rounds = 1;
+  bool widens = true;    // a missed bound is followed by another round
   int dense_round = -1;  // the round that attends to everything where the bound still misses
 
   // Deals num_query_rows of every sequence to sets, as many as make up to kMaxGroupSize columns. `own`: a set for each of them.
@@ -142,6 +177,13 @@ struct StepParams {
   }
   // Whether columns of a row may see different tokens.
   QUORUM_HOST_DEVICE bool columns_differ() const { return causal && rows_per_set > 1; }
+  // Whether this round reads nothing but what always is, to know the output's length before tokens are chosen (algorithm.md eq. 18).
+  QUORUM_HOST_DEVICE bool surveys() const { return options.target_error > 0.0f && round == 0; }
+  // Whether rows that choose by code draw from what they leave: codes know the amount of the rest better than a sample that is worth its
+  // keys (algorithm.md section 7), so that only the certificate asks for one.
+  QUORUM_HOST_DEVICE bool samples_coded() const { return by_tokens && options.certificate.enabled; }
+  // Most code blocks of a row: every cluster may leave one unfilled.
+  QUORUM_HOST_DEVICE int64_t max_code_blocks() const { return by_tokens ? max_tokens / kCodeBlock + max_slots : 0; }
   QUORUM_HOST_DEVICE int num_partials() const { return attend_blocks + kSegmentKinds * num_rows(); }
 
   QUORUM_HOST_DEVICE DecodePath first_path(int row) const {
@@ -151,7 +193,10 @@ struct StepParams {
     const bool sees_index = seen.begin == 0 && end_of(row, query_of(row, 0)) >= own.indexed_end && seen.end >= own.always.num_known;
     const int num_visible = sees_index && !own.empty() ? own.num_always(seen.end) + own.num_indexed : seen.end - seen.begin;
     const DecodePath path = quorum::first_path({!own.empty(), own.non_finite, own.clusters.num_clusters}, num_visible, options, max_slots);
-    return path == DecodePath::sparse && !sees_index ? DecodePath::dense_by_view : path;
+    if (path != DecodePath::sparse) return path;
+    if (!sees_index) return DecodePath::dense_by_view;
+    if (by_tokens && own.residual_codes) return DecodePath::sparse_tokens;
+    return options.target_error > 0.0f ? DecodePath::dense_by_target : path;
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "quorum/cuda/kernel/attend_kernel.cuh"
+#include "quorum/cuda/kernel/scan_codes_kernel.cuh"
 #include "quorum/cuda/kernel/score_clusters_kernel.cuh"
 #include "quorum/cuda/support/device_buffer.cuh"
 
@@ -47,6 +48,13 @@ struct DeviceTuning {
   }
   // Most blocks of scoring for any number of rows up to max_rows.
   int max_score_blocks(int max_rows) const { return 2 * num_processors + max_rows; }
+  // The same for the scan of codes, whose blocks are smaller.
+  int scan_tiles(int num_rows, int max_slots) const {
+    const int64_t by_device = ceil_div(int64_t(kScanBlocksPerProcessor) * num_processors, std::max(1, num_rows));
+    const int64_t by_clusters = ceil_div(max_slots, int64_t(kScanClusters) * kScanWarps);
+    return int(std::max<int64_t>(1, std::min(by_device, by_clusters)));
+  }
+  int max_scan_blocks(int max_rows) const { return kScanBlocksPerProcessor * num_processors + max_rows; }
 };
 
 }  // namespace quorum::cuda

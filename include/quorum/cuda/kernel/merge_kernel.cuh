@@ -3,6 +3,7 @@
 #pragma once
 
 #include "quorum/core/certificate.hpp"
+#include "quorum/core/coded_rest.hpp"
 #include "quorum/core/step_bytes.hpp"
 #include "quorum/core/tail_estimate.hpp"
 #include "quorum/cuda/block/ptx.cuh"
@@ -55,6 +56,9 @@ struct HeadWeight {
   float rest = 0.0f;      // by estimate
   float believed = 0.0f;  // by sample and estimate
   float upper_bound = 0.0f;
+  float surprise = 1.0f;  // of tokens that were chosen by their codes
+  float amount = 0.0f;    // that the tail stands for
+  float entered = 0.0f;   // of it, what its clusters hold
   bool sampled = false;
 };
 
@@ -74,7 +78,11 @@ __device__ __forceinline__ void write_report(const StepParams& p, int row, int g
     report.clusters_used = plan.num_tail;
     report.rounds = plan.num_rounds;
     stored.num_cluster_slots = p.head(row).clusters.num_clusters;
-    report.bytes_read = stored.sparse_bytes(report, plan.num_listed - plan.num_always, 0);
+    const bool by_tokens = plan.path == DecodePath::sparse_tokens;
+    if (by_tokens) report.tokens_coded = plan.num_coded;
+    report.bytes_read =
+        stored.sparse_bytes(report, plan.num_listed - plan.num_always, by_tokens ? int64_t(plan.num_code_blocks) * kCodeBlock : 0);
+    if (by_tokens && p.options.target_error > 0.0f) report.error_estimate = plan.error_estimate[g];
     report.attained_ratio_estimate = attained_ratio(weight.read, plan.complete ? 0.0f : weight.believed);
     if (!plan.complete) {
       report.confidence = weight.sampled ? p.options.certificate.confidence : 0.0f;
@@ -195,16 +203,77 @@ __device__ __forceinline__ void write_output(const StepParams& p, int row, int g
   if (threadIdx.x == 0) p.out.set_lse(p.shape, query_row, qo_head, lse);
 }
 
+// The squared length of a column's output, and its weight in units of exp(reference), for the error estimate; by the whole block. total,
+// value: as in write_output().
+template <int kThreads>
+__device__ __forceinline__ void measure_output(const StepParams& p, int g, RowPlan& plan, float unit, float total, const float4& value,
+                                               MergeShared<kThreads>& s) {
+  const bool own = int(threadIdx.x) < p.shape.head_dim / 4;
+  const float square = warp_sum(own ? value.x * value.x + value.y * value.y + value.z * value.z + value.w * value.w : 0.0f);
+  __syncthreads();
+  if (threadIdx.x % kWarpSize == 0) s.factor[threadIdx.x / kWarpSize] = square;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  float sum = 0.0f;
+  for (int w = 0; w < kThreads / kWarpSize; ++w) sum += s.factor[w];
+  plan.output_square[g] = sum / total / total;
+  plan.output_weight[g] = total * fast_rescale(unit, plan.reference[g]);
+}
+
+// What codes and estimates say of the rest of a head, by one warp; every lane gets it. weight.read is known. With a budget or a
+// target error the rest is what codes say. A target was judged by what is expected of it, which is more, and now by how much heavier than
+// expected the tokens were that have been read since.
+__device__ __forceinline__ void weigh_coded_rest(const StepParams& p, int row, int g, const RowPlan& plan, HeadWeight& weight) {
+  float coded = 0.0f;
+  for (int tile = int(threadIdx.x) % kWarpSize; tile < p.scan_tiles; tile += kWarpSize)
+    coded += p.workspace.unread_weight[(int64_t(row) * p.scan_tiles + tile) * p.group + g];
+  weight.amount = warp_sum(coded) + plan.outside[g];
+  weight.entered = weight.amount - (plan.used_outside[g] > 0.0f ? 0.0f : plan.outside[g]);
+  const int count = plan.num_listed - max(plan.first_listed, plan.num_always);
+  const double exact = double(weight.read - plan.read[g]);
+  weight.surprise = count < kFewestSurprised ? 1.0f : float(code_surprise(exact, double(plan.listed[g]), count));
+  weight.rest = plan.complete ? 0.0f : chooses_once(p.options) ? weight.amount : weight.surprise * plan.rest[g];
+}
+
 // What a head's sample and estimates say, in units of exp(reference), by one warp; every lane gets it.
 __device__ __forceinline__ HeadWeight weigh_head(const StepParams& p, int row, int g, const RowPlan& plan, AttentionState read) {
   HeadWeight weight;
+  const bool by_tokens = plan.path == DecodePath::sparse_tokens;
   const SampledRest sampled = sum_draws(p, row, g, plan);
+  const auto believe = [&](float estimate) {
+    return plan.num_draws > 0 ? believed_rest(sampled, estimate, sample_trust(p.options.variance)) : estimate;
+  };
   weight.sampled = plan.num_draws > 0;
-  weight.rest = plan.complete ? 0.0f : plan.rest[g];
   weight.read = read.sum * fast_rescale(read.max, plan.reference[g]);
-  weight.believed = weight.sampled ? believed_rest(sampled, weight.rest, sample_trust(p.options.variance)) : weight.rest;
+  if (by_tokens) {
+    weigh_coded_rest(p, row, g, plan, weight);
+    weight.amount = believe(weight.amount);
+  } else {
+    weight.rest = plan.complete ? 0.0f : plan.rest[g];
+    weight.amount = p.options.tail == Tail::calibrated ? believe(weight.rest) : weight.rest;
+    weight.entered = plan.used_rest[g];
+  }
+  weight.believed = believe(weight.rest);
   weight.upper_bound = rest_upper_bound(sampled, weight.rest, p.z);
   return weight;
+}
+
+// Whether the next round reads on for a head, and with which factor on its rest. By code, what is not seen counts in any case; the bound
+// does where policy and round allow it.
+__device__ __forceinline__ void judge(const StepParams& p, int g, RowPlan& plan, const HeadWeight& weight) {
+  const bool by_tokens = plan.path == DecodePath::sparse_tokens, then_dense = p.round + 1 == p.dense_round;
+  const bool by_bound = p.options.certificate.enabled && p.options.certificate.policy != MissPolicy::accept;
+  float rest = 0.0f;
+  if (by_bound) rest = weight.upper_bound;
+  if (by_tokens && !then_dense) rest = fmaxf(p.widens && by_bound ? rest : 0.0f, kCodedMargin * weight.rest);
+  if (p.surveys()) {
+    plan.misses[g] = true;
+    return;
+  }
+  plan.read[g] = weight.read;
+  plan.surprise[g] = weight.surprise;
+  plan.rest_factor[g] = weight.rest > 0.0f ? rest / weight.rest : 1.0f;
+  plan.misses[g] = (by_tokens || by_bound) && !plan.complete && !meets_target(weight.read, rest, p.options.target_ratio);
 }
 
 // Grid: (group, rows).
@@ -223,10 +292,10 @@ __global__ void __launch_bounds__(kThreads, 2) merge_kernel(const __grid_constan
   float unit = read.max, of_tail = 0.0f, amount = 0.0f;
   if (sparse) {
     weight = weigh_head(p, row, g, plan, read);
-    const bool has_tail = p.options.tail != Tail::drop && plan.num_tail > 0 && plan.used_rest[g] > 0.0f;
+    const bool has_tail = (p.options.tail != Tail::drop || p.surveys()) && plan.num_tail > 0 && weight.entered > 0.0f;
     unit = larger_max(read.max, plan.reference[g]);
-    if (has_tail) amount = (p.options.tail == Tail::calibrated ? weight.believed : weight.rest);
-    of_tail = tail_scale(amount, plan.used_rest[g]) * fast_rescale(plan.reference[g], unit);
+    if (has_tail) amount = weight.amount;
+    of_tail = tail_scale(amount, weight.entered) * fast_rescale(plan.reference[g], unit);
     amount *= fast_rescale(plan.reference[g], unit);
   }
   const float total = read.sum * fast_rescale(read.max, unit) + amount;
@@ -237,14 +306,13 @@ __global__ void __launch_bounds__(kThreads, 2) merge_kernel(const __grid_constan
                           [&](const AttentionState& state) { return fast_rescale(state.max, unit); });
   if (of_tail > 0.0f) add_outputs<kThreads>(p, g, partials_of(p, p.round, tail), s, value, [&](const AttentionState&) { return of_tail; });
   join_outputs<kThreads>(p, s, value);
+  if (sparse && p.surveys()) measure_output<kThreads>(p, g, plan, unit, total, value, s);
   const int num_visible = p.reports == nullptr ? 0 : count_visible<kThreads>(p, row, plan, s);
   if (is_wanted) write_output(p, row, g, unit, total, value);
   if (threadIdx.x != 0) return;
   if (is_wanted) write_report(p, row, g, plan, num_visible, weight);
   if (!sparse || p.round + 1 >= p.num_rounds) return;
-  plan.read[g] = weight.read;
-  plan.rest_factor[g] = weight.rest > 0.0f ? weight.upper_bound / weight.rest : 1.0f;
-  plan.misses[g] = !plan.complete && !meets_target(weight.read, weight.upper_bound, p.options.target_ratio);
+  judge(p, g, plan, weight);
 }
 
 }  // namespace quorum::cuda

@@ -28,9 +28,12 @@ __device__ __forceinline__ void add_clusters(AttentionState& state, const float 
   state.sum += size[0] * __expf(weight[0] - state.max) + size[1] * __expf(weight[1] - state.max);
 }
 
-// Log of the expected weight of a token for one block of clusters, to log_weight; sums to `state`, two heads a tile and lane.
+// Log of the expected weight of a token for one block of clusters, to log_weight; sums to `state`, two heads a tile and lane. by_tokens: of
+// a row that chooses single tokens: the second-order term is limited, and what is stored is not soft-capped, because scanning codes
+// takes the term out again.
 template <int kHeadDim, int kHeadTiles>
-__device__ __forceinline__ void score_block(const StepParams& p, int row, int block, const CentroidFragment<kHeadDim>& centroids,
+__device__ __forceinline__ void score_block(const StepParams& p, int row, bool by_tokens, int block,
+                                            const CentroidFragment<kHeadDim>& centroids,
                                             const QueryFragment<kHeadDim> (&queries)[kHeadTiles],
                                             const QueryConstants (&constants)[kHeadTiles][2], AttentionState (&state)[kHeadTiles][2]) {
   const int lane = int(threadIdx.x) % kWarpSize;
@@ -48,10 +51,12 @@ __device__ __forceinline__ void score_block(const StepParams& p, int row, int bl
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const float score = fmaf(float(dot[2 * i + j] - query.zero_dot), query.step * centroids.scale[i], query.mean_score);
-        weight[i] = token_log_weight(score, centroids.spread[i], query.half_variance);
+        weight[i] = by_tokens ? limited_token_log_weight(score, centroids.spread[i], query.half_variance)
+                              : token_log_weight(score, centroids.spread[i], query.half_variance);
+        const float uncapped = centroids.size[i] == 0.0f ? -kInfinity : weight[i];
         if (p.shape.logit_softcap > 0.0f) weight[i] = soft_cap(weight[i], p.shape.logit_softcap);
         if (centroids.size[i] == 0.0f) weight[i] = -kInfinity;
-        out[i * 8 * p.group + head] = weight[i];
+        out[i * 8 * p.group + head] = by_tokens ? uncapped : weight[i];
       }
       add_clusters(state[t][j], weight, centroids.size);
     }
@@ -114,7 +119,8 @@ __global__ void __launch_bounds__(kScoreThreads, kHeadDim <= 128 ? 2 : 1) score_
   let_next_kernel_start();
   const FlatHeadView& head = p.head(row);
   const SegmentView clusters = head.clusters;
-  const bool is_sparse = p.first_path(row) == DecodePath::sparse;
+  const DecodePath path = p.first_path(row);
+  const bool is_sparse = !is_dense(path);
   int block = tile * kScoreWarps + warp;
   const int num_blocks = is_sparse ? head.num_blocks() : 0;
   CentroidFragment<kHeadDim> centroids;
@@ -139,7 +145,7 @@ __global__ void __launch_bounds__(kScoreThreads, kHeadDim <= 128 ? 2 : 1) score_
   for (; block < num_blocks; block += step) {
     CentroidFragment<kHeadDim> next;
     if (block + step < num_blocks) next.load(clusters, block + step);
-    score_block<kHeadDim, kHeadTiles>(p, row, block, centroids, queries, constants, state);
+    score_block<kHeadDim, kHeadTiles>(p, row, path == DecodePath::sparse_tokens, block, centroids, queries, constants, state);
     centroids = next;
   }
 #pragma unroll

@@ -1,4 +1,5 @@
-// Second stage: what of a row is read, what enters by value means, what is drawn. One block a row; its result is the row's plan.
+// Second stage: what of a row is read, what enters by value means, what is drawn. One block a row; its result is the row's plan. Rows that
+// choose single tokens are left to the kernels that scan codes.
 #pragma once
 
 #include "quorum/cuda/block/ptx.cuh"
@@ -27,6 +28,8 @@ __device__ __forceinline__ void start_plan(const StepParams& p, int row, DecodeP
   plan.num_draws = plan.num_tail = plan.num_sampled = plan.num_rounds = 0;
   plan.first_round = p.round;
   plan.cut = {};
+  plan.token_bucket = plan.bucket_before = -1;
+  for (int g = 0; g < p.group; ++g) plan.misses[g] = false;
 }
 
 // Which way a row goes in this round; false: it is done. Ends with a barrier.
@@ -37,6 +40,12 @@ __device__ __forceinline__ bool start_round(const StepParams& p, int row, RowPla
     path = p.first_path(row);
   } else {
     goes_on = false;
+    if (!p.widens && p.round != p.dense_round) {  // a round for rows that choose single tokens; what misses waits for the next
+      __syncthreads();
+      if (threadIdx.x == 0) plan.widens = false;
+      __syncthreads();
+      return false;
+    }
     for (int g = 0; g < p.group; ++g) goes_on = goes_on || plan.misses[g];
     if (p.round == p.dense_round) path = DecodePath::dense_by_policy;
   }
@@ -69,6 +78,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1) select_tokens_kernel(const 
   RowPlan& plan = p.workspace.plan[row];
   let_next_kernel_start();
   wait_for_previous_kernel();
+  if (p.by_tokens && p.first_path(row) == DecodePath::sparse_tokens) return;
   if (!start_round(p, row, plan)) {
     const bool attends = p.round == 0 || plan.widens;
     if (threadIdx.x == 0) write_counts(p, row, attends ? plan.num_listed : 0, 0, 0);

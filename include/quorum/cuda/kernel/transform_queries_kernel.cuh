@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kTransformThreads) transform_queries_kernel(co
   const int row = int(blockIdx.y) * p.shape.num_kv_heads + int(blockIdx.x);
   let_next_kernel_start();
   wait_for_previous_kernel();
-  if (p.first_path(row) != DecodePath::sparse) return;
+  if (is_dense(p.first_path(row))) return;
   prepare_queries<kHeadDim>(p, row, p.head(row).metric, s);
   const int64_t at = int64_t(row) * kMaxGroupSize;
   const auto* bytes = reinterpret_cast<const uint32_t*>(s.quantised);
