@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <initializer_list>
+
 using namespace quorum;
 
 TEST_CASE("arena: arrays one after the other, each at a multiple of the alignment; without a block it only counts") {

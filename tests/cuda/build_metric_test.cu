@@ -63,10 +63,11 @@ void check_metric(const AttentionShape& shape, double tolerance) {
 }
 
 TEST_CASE("cuda metric: a factor of the host's metric and its inverse, for every head_dim, type and group") {
-  check_metric<float>({6, 2, 64, 0.0f}, 2e-4);
-  check_metric<f16>({2, 2, 96, 0.0f}, 2e-4);
-  check_metric<bf16>({16, 1, 128, 0.0f}, 2e-4);
-  check_metric<bf16>({4, 2, 256, 0.0f}, 5e-4);
+  constexpr double kTolerance = 1e-3;  // eigenvectors are orthogonal to kJacobiCosine
+  check_metric<float>({6, 2, 64, 0.0f}, kTolerance);
+  check_metric<f16>({2, 2, 96, 0.0f}, kTolerance);
+  check_metric<bf16>({16, 1, 128, 0.0f}, kTolerance);
+  check_metric<bf16>({4, 2, 256, 0.0f}, kTolerance);
 }
 
 TEST_CASE("cuda metric: without queries, or with none that is finite, the identity") {

@@ -193,7 +193,7 @@ TEST_CASE("cuda decode: a recorded layer of 8192 tokens, next to the CPU backend
     CHECK(own.bytes_read * 3 < own.bytes_dense);
     CHECK(own.tokens_read <= 2 * other.tokens_read);
     CHECK(other.tokens_read <= 2 * own.tokens_read);
-    CHECK(std::fabs(result.lse[i] - expected.lse[i]) <= 0.05f);
+    CHECK(std::fabs(result.lse[i] - expected.lse[i]) <= 0.08f);
     tokens += own.tokens_read;
     cpu_tokens += other.tokens_read;
   }
