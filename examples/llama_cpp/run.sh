@@ -80,10 +80,10 @@ speed() {
     GGML_BACKEND_PATH="$plugin" bench "${prefix}quorum" "$file" "$at" -fa on
     bench "${prefix}stock_fa_off" "$file" "$at" -fa off
     bench "${prefix}stock_q8_0" "$file" "$at" -fa on -ctk q8_0 -ctv q8_0
+    # Prefill of the longest depth, the index included.
+    bench "${prefix}prefill_stock" "$file" 0 -n 0 -p "${at##*,}" -fa on
+    GGML_BACKEND_PATH="$plugin" bench "${prefix}prefill_quorum" "$file" 0 -n 0 -p "${at##*,}" -fa on
   done
-  # Prefill of the longest depth, the index included.
-  bench "${prefix}prefill_stock" "$file" 0 -n 0 -p "${at##*,}" -fa on
-  GGML_BACKEND_PATH="$plugin" bench "${prefix}prefill_quorum" "$file" 0 -n 0 -p "${at##*,}" -fa on
 }
 
 ask() {
