@@ -103,4 +103,12 @@ __device__ __forceinline__ void jacobi(float* turned, float* turn, float floor, 
   __syncthreads();
 }
 
+// The eigenvalue of a row that jacobi() left, whatever is left off the diagonal.
+template <int kHeadDim>
+__device__ __forceinline__ float jacobi_eigenvalue(const float* turned, const float* turn, int row) {
+  float value = 0.0f;
+  for (int i = 0; i < kHeadDim; ++i) value = fmaf(turned[row * kHeadDim + i], turn[row * kHeadDim + i], value);
+  return value;
+}
+
 }  // namespace quorum::cuda

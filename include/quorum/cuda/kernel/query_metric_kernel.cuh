@@ -88,11 +88,7 @@ __global__ void __launch_bounds__(kJacobiThreads, 1) factor_metric_kernel(const 
   }
   constexpr float kRounding = 1e-12f;  // the square of what f32 resolves; the trace is head_dim, its squares at most as many times that
   jacobi<kHeadDim>(forward, inverse, kRounding * float(kElements), rotated);
-  for (int c = thread; c < kHeadDim; c += kJacobiThreads) {
-    float value = 0.0f;  // along eigenvector c, whatever is left off the diagonal
-    for (int i = 0; i < kHeadDim; ++i) value = fmaf(forward[c * kHeadDim + i], inverse[c * kHeadDim + i], value);
-    roots[c] = metric_root(value);
-  }
+  for (int c = thread; c < kHeadDim; c += kJacobiThreads) roots[c] = metric_root(jacobi_eigenvalue<kHeadDim>(forward, inverse, c));
   __syncthreads();
   if (thread == 0) {
     total = 0.0f;

@@ -108,9 +108,8 @@ __global__ void __launch_bounds__(kJacobiThreads, 1) turn_coordinates_kernel(con
   constexpr float kRounding = 1e-12f;  // the square of what f32 resolves
   jacobi<kHeadDim>(turned, turn, kRounding * totals[1], rotated);
   for (int c = thread; c < kHeadDim; c += kJacobiThreads) {
-    float value = 0.0f;  // the variance along row c, whatever is left off the diagonal
-    for (int i = 0; i < kHeadDim; ++i) value = fmaf(turned[c * kHeadDim + i], turn[c * kHeadDim + i], value);
-    p.index.eigenvalues[int64_t(head) * kHeadDim + c] = isotropic ? 1.0f / float(kHeadDim) : fmaxf(value, 0.0f);
+    const float value = isotropic ? 1.0f / float(kHeadDim) : fmaxf(jacobi_eigenvalue<kHeadDim>(turned, turn, c), 0.0f);
+    p.index.eigenvalues[int64_t(head) * kHeadDim + c] = value;
   }
 }
 
