@@ -104,7 +104,7 @@ def main():
     plain = demangle([kernel[0] for kernel in kernels])
     rows, faults = [], []
     for name, arch, registers, spills, static_shared in kernels:
-        if not re.search(r"(^|\s)quorum::cuda::\w+(<|\()", plain[name]) or "{anonymous}" in plain[name] or "(anonymous" in plain[name]:
+        if not re.match(r"(void )?quorum::cuda::\w+[<(]", plain[name]):
             continue  # a kernel of a test
         kernel = short_name(plain[name])
         limits = next((row for row in table if re.fullmatch(row["kernel"], kernel)), None)
