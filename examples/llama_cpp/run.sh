@@ -72,6 +72,7 @@ bench() {
   shift 3
   "$home/engine/bin/llama-bench" -m "$file" -t "$threads" -p 0 -n 32 -r 1 -d "$at" -o jsonl "$@" >>"$home/bench_$name.jsonl" 2>>"$home/run.log"
 }
+# speed PREFIX MODEL DEPTHS: generation behind each depth, in rounds.
 speed() {
   local round prefix=$1 file=$2 at=$3
   say "llama-bench of $(basename "$file"), alternating ..."
@@ -80,9 +81,15 @@ speed() {
     GGML_BACKEND_PATH="$plugin" bench "${prefix}quorum" "$file" "$at" -fa on
     bench "${prefix}stock_fa_off" "$file" "$at" -fa off
     bench "${prefix}stock_q8_0" "$file" "$at" -fa on -ctk q8_0 -ctv q8_0
-    # Prefill of the longest depth, the index included.
-    bench "${prefix}prefill_stock" "$file" 0 -n 0 -p "${at##*,}" -fa on
-    GGML_BACKEND_PATH="$plugin" bench "${prefix}prefill_quorum" "$file" 0 -n 0 -p "${at##*,}" -fa on
+  done
+}
+# prefill TOKENS: a prompt of so many, the index included, in rounds.
+prefill() {
+  local round
+  say "llama-bench of a prompt of $1 tokens, alternating ..."
+  for round in $(seq "$rounds"); do
+    bench prefill_stock "$model" 0 -n 0 -p "$1" -fa on
+    GGML_BACKEND_PATH="$plugin" bench prefill_quorum "$model" 0 -n 0 -p "$1" -fa on
   done
 }
 
@@ -102,7 +109,10 @@ build_plugin
 conformance
 divergence
 long_session
-[ "$short" -eq 1 ] || speed "" "$model" "$depths"
+if [ "$short" -eq 0 ]; then
+  speed "" "$model" "$depths"
+  prefill "${depths##*,}"
+fi
 [ "$gemma" -eq 0 ] || speed gemma_ "$home/gemma.gguf" 0,32000
 ask
 python3 "$here/results.py" "$home"

@@ -69,7 +69,7 @@ inline Settings read_settings(const Environment& environment) {
   const auto ratio = number(environment, "QUORUM_TARGET_RATIO", 0.01f, 1.0f);
   const auto error = number(environment, "QUORUM_TARGET_ERROR", 0.0001f, 0.5f);
   if (ratio && error) detail::refuse("QUORUM_TARGET_ERROR", "unset with QUORUM_TARGET_RATIO", environment("QUORUM_TARGET_ERROR"));
-  decode.target_error = ratio ? 0.0f : error.value_or(0.02f);
+  decode.target_error = ratio ? 0.0f : error.value_or(0.015f);
   decode.target_ratio = ratio.value_or(decode.target_ratio);
   if (const auto tail = detail::word(environment, "QUORUM_TAIL", {"drop", "estimated", "calibrated"})) decode.tail = quorum::Tail(*tail);
   if (const auto policy = detail::word(environment, "QUORUM_CERTIFICATE", {"off", "accept", "widen", "dense"}); policy.value_or(0) > 0) {
