@@ -34,7 +34,7 @@ std::string refusal(const Variables& variables) {
 TEST_CASE("plug-in settings: defaults, also of empty variables") {
   for (const Variables& variables : {Variables{}, Variables{{"QUORUM_TARGET_ERROR", ""}, {"QUORUM_TAIL", ""}}}) {
     const Settings settings = settings_of(variables);
-    CHECK(settings.decode.target_error == 0.02f);
+    CHECK(settings.decode.target_error == 0.015f);
     CHECK_FALSE(settings.decode.certificate.enabled);
     CHECK(settings.min_context == 1024);
     CHECK(settings.threads == 0);
