@@ -3,7 +3,7 @@
 #   bash bench/run.sh accuracy [trace.safetensors ...]     error, bytes and hit rate of each rule -> build/bench/accuracy.json
 #   bash bench/run.sh peers [--sizes 8k,32k] [--help]      quorum next to ggml, PyTorch and faiss -> build/bench/peers.json
 #   bash bench/run.sh end_to_end [--help] [setting ...]    logits of a model, sparse against dense -> build/end_to_end/results.jsonl
-#   bash bench/run.sh cuda [--tokens N] [--batch B]        on a machine with a GPU: the step -> build/bench/cuda.json, PyTorch's dense one beside
+#   bash bench/run.sh cuda [--tokens N] [--batch B]        on a machine with a GPU: the step -> build/bench/cuda.json, PyTorch's and FlashInfer's dense ones beside
 #   bash bench/run.sh cuda-resources                       registers, spills, occupancy  -> build/bench/cuda-resources.json
 #   bash bench/run.sh report                               a page of these JSON files              -> build/bench/report.html
 #   bash bench/run.sh NAME [Google Benchmark options]      time of one operation, bench/NAME.cpp  -> build/bench/NAME.json

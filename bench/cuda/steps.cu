@@ -110,6 +110,7 @@ class StepBench {
     measure("target 0.9", options, true);
     options.certificate.enabled = true;
     measure("target 0.9, certificate", options, true);
+    measure_tokens();
     if (batch_ == 1) measure_build();
   }
 
@@ -139,7 +140,22 @@ class StepBench {
     return batch;
   }
 
-  // Returns the time of a step; prints and records it with its stages and bytes.
+  // Single tokens, by their residual codes.
+  void measure_tokens() {
+    DecodeOptions options;
+    options.dense_below = 0;
+    options.unit = ReadUnit::tokens;
+    for (const double share : {0.01, 0.05}) {
+      DecodeOptions budget = options;
+      budget.fixed_budget = int(share * num_tokens_);
+      measure("tokens, budget " + std::to_string(int(share * 100 + 0.5)) + " %", budget, true);
+    }
+    measure("tokens, target 0.9", options, true);
+    options.target_error = 0.05f;
+    measure("tokens, error 0.05", options, true);
+  }
+
+  // Returns the time of a step; prints and records it with its stages and bytes. Stages are those of the first round.
   double measure(const std::string& name, const DecodeOptions& options, bool sparse) {
     cuda::Decoder decoder(workload_.shape(), ElementType::bf16, options, limits_);
     const AttentionOutput out{output_.as<float>(), nullptr};
@@ -157,7 +173,13 @@ class StepBench {
     double score = 0.0, select = 0.0;
     if (sparse) {
       score = time([&](const Layer& layer) { check(cuda::score_clusters(params(layer), stream_), "bench", "score_clusters"); });
-      select = time([&](const Layer& layer) { check(cuda::select_tokens(params(layer), stream_), "bench", "select_tokens"); });
+      select = time([&](const Layer& layer) {
+        const cuda::StepParams p = params(layer);
+        check(cuda::select_tokens(p, stream_), "bench", "select_tokens");
+        if (!p.by_tokens) return;
+        check(cuda::scan_candidates(p, stream_), "bench", "scan_candidates");
+        check(cuda::select_coded_tokens(p, stream_), "bench", "select_coded_tokens");
+      });
     }
     const double attend = time(
         [&](const Layer& layer) { check(cuda::sparse_attention(params(layer), decoder.device(), stream_), "bench", "sparse_attention"); });

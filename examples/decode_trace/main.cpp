@@ -72,7 +72,7 @@ int run(const std::vector<std::string>& arguments, const decode_trace::Options& 
   report.options = options;
   std::vector<std::string> paths = options.traces;
   if (paths.empty()) paths.push_back(decode_trace::default_trace(options));
-  quorum::ThreadExecutor executor(options.threads);
+  quorum::ThreadExecutor executor(options.threads, quorum::LateWorkers::leave_out);
   for (const std::string& path : paths) {
     const quorum::io::Trace trace = quorum::io::Trace::open(path);
     report.traces.push_back(decode_trace::measure(trace, options, executor, show_progress));

@@ -45,7 +45,7 @@ quorum::Executor& AttentionBackend::executor() {
   else if (cpu_.uses_openmp())
     executor = std::make_unique<quorum::OpenMpExecutor>(workers);
   else
-    executor = std::make_unique<quorum::ThreadExecutor>(workers);
+    executor = std::make_unique<quorum::ThreadExecutor>(workers, quorum::LateWorkers::leave_out);
   return *executor;
 }
 

@@ -19,6 +19,7 @@ std::vector<std::unique_ptr<Executor>> all_executors() {
   std::vector<std::unique_ptr<Executor>> out;
   out.push_back(std::make_unique<SerialExecutor>());
   for (const int workers : {1, 2, 3, 5}) out.push_back(std::make_unique<ThreadExecutor>(workers));
+  out.push_back(std::make_unique<ThreadExecutor>(3, LateWorkers::leave_out));
 #if defined(_OPENMP)
   for (const int workers : {1, 2, 3}) out.push_back(std::make_unique<OpenMpExecutor>(workers));
 #endif
@@ -65,6 +66,46 @@ TEST_CASE("what workers wrote is seen after the run") {
       for (const int n : written) sum += n;
       REQUIRE(sum % run == 0);
     }
+  }
+}
+
+TEST_CASE("short work: who is late is left out, the others are a team, and the next call has everybody again") {
+  using namespace std::chrono_literals;
+  for (const int workers : {1, 2, 5}) {
+    ThreadExecutor executor(workers, LateWorkers::leave_out);
+    for (int run = 0; run < 500; ++run) {
+      Meeting meeting;
+      executor.run_short(Meeting::work, &meeting, 0ns);  // nobody is waited for
+      const int team = meeting.num_workers.load();
+      REQUIRE(team >= 1);
+      REQUIRE(team <= workers);
+      REQUIRE(meeting.disagreements.load() == 0);
+      for (int i = 0; i < 16; ++i) REQUIRE(meeting.calls[size_t(i)].load() == (i < team ? 1 : 0));
+    }
+    for (const bool is_short : {false, true}) {
+      Meeting meeting;
+      if (is_short)
+        executor.run_short(Meeting::work, &meeting, 1min);
+      else
+        executor.run(Meeting::work, &meeting);
+      CHECK(meeting.num_workers.load() == workers);
+    }
+  }
+}
+
+TEST_CASE("short work: by default every worker is waited for") {
+  for (const auto& executor : all_executors()) {
+    Meeting all, brief;
+    executor->run(Meeting::work, &all);
+    for (int run = 0; run < 50; ++run) executor->run_short(Meeting::work, &brief, std::chrono::minutes(1));
+    CHECK(brief.num_workers.load() == all.num_workers.load());
+    CHECK(brief.disagreements.load() == 0);
+  }
+  ThreadExecutor executor(5);
+  for (int run = 0; run < 50; ++run) {
+    Meeting meeting;
+    executor.run_short(Meeting::work, &meeting, std::chrono::nanoseconds(0));
+    REQUIRE(meeting.num_workers.load() == 5);
   }
 }
 

@@ -170,11 +170,15 @@ class Decoder {
     const int most_rows = max_shared_rows(options_.rows, heads, limits_.max_rows);
     spans_.clear();  // has room for a span a row
     int query_row = 0;
+    int64_t bytes = 0;
     for (const SequenceView& sequence : sequences) {
+      constexpr int kOneIn = 16;  // of a cache's bytes a sparse step reads, about
+      const bool dense = sequence.index == nullptr || sequence.kv.num_tokens <= options_.dense_below;
+      bytes += cpu::cache_bytes(shape_, sequence.kv) / (dense ? 1 : kOneIn);
       cpu::append_spans(sequence, int(&sequence - sequences.data()), query_row, most_rows, shape_.sliding_window, false, spans_);
       query_row += sequence.num_rows;
     }
-    cpu::run_items(executor, int(spans_.size()) * sets, [&](int item, int worker, cpu::Team team) {
+    cpu::run_items(executor, int(spans_.size()) * sets, bytes, [&](int item, int worker, cpu::Team team) {
       const RowSpan& rows = spans_[size_t(item / sets)];
       const SequenceView& sequence = sequences[size_t(rows.sequence)];
       const int leader = worker - team.worker;

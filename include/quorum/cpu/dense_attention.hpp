@@ -131,13 +131,15 @@ inline void dense_attention(const AttentionShape& shape, const QueryView& querie
   most_rows = max_shared_rows(RowSets::shared, group, most_rows);
   std::vector<RowSpan> spans;
   num_rows = 0;
+  int64_t bytes = 0;
   for (const SequenceView& sequence : sequences) {
     cpu::check_cache(shape, sequence.kv, "dense_attention");
+    bytes += cpu::cache_bytes(shape, sequence.kv);
     cpu::append_spans(sequence, int(&sequence - sequences.data()), num_rows, most_rows, shape.sliding_window, true, spans);
     num_rows += sequence.num_rows;
   }
   cpu::StageScratch scratch({group * most_rows, shape.head_dim, 0, 0, 0}, executor.num_workers());
-  cpu::run_items(executor, int(spans.size()) * shape.num_kv_heads, [&](int item, int worker, cpu::Team team) {
+  cpu::run_items(executor, int(spans.size()) * shape.num_kv_heads, bytes, [&](int item, int worker, cpu::Team team) {
     const RowSpan& rows = spans[size_t(item / shape.num_kv_heads)];
     cpu::attend_densely(cpu::row_task(shape, queries, sequences[size_t(rows.sequence)], rows, item % shape.num_kv_heads * group, group,
                                       team, scratch.workers() + (worker - team.worker)),

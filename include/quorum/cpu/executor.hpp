@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -25,6 +26,12 @@ class Executor {
   virtual ~Executor() = default;
   virtual int num_workers() const noexcept = 0;
   virtual void run(WorkerFunction work, void* context) noexcept = 0;
+  // The same for work that would take one worker alone about `duration`: an executor may begin without workers that are late. By default it
+  // does not. Decode steps are run like this.
+  virtual void run_short(WorkerFunction work, void* context, std::chrono::nanoseconds duration) noexcept {
+    static_cast<void>(duration);
+    run(work, context);
+  }
 };
 
 // The calling thread alone.
@@ -94,23 +101,24 @@ struct Team {
 
 }  // namespace cpu
 
+// What a decode step does about workers that other work keeps from their processors.
+enum class LateWorkers : uint8_t {
+  await,      // the same workers in every step, hence the same result to the last bit
+  leave_out,  // a step waits for them half as long as it would take alone, then goes without: a busy processor costs its share, no more
+};
+
 // Its own threads, kept for its lifetime; between calls they spin for a fraction of a millisecond and then sleep. Waking a sleeping thread
 // takes as long as a whole sparse step on a virtual machine, so the spin should outlast what an engine does between two layers.
 //
 // Errors: Error(invalid_argument) unless 1 <= num_workers <= 1024. Caller: one run() at a time.
 class ThreadExecutor final : public Executor {
  public:
-  explicit ThreadExecutor(int num_workers) : num_workers_(num_workers) {
+  explicit ThreadExecutor(int num_workers, LateWorkers late = LateWorkers::await) : num_workers_(num_workers), late_(late) {
     require(num_workers >= 1 && num_workers <= 1024, "ThreadExecutor", "num_workers", "1 to 1024", num_workers);
     for (int i = 1; i < num_workers; ++i) threads_.emplace_back([this, i] { serve(i); });
   }
   ~ThreadExecutor() override {
-    {
-      std::lock_guard lock(mutex_);
-      work_ = nullptr;
-      call_.fetch_add(1, std::memory_order_release);
-    }
-    wake_.notify_all();
+    begin(nullptr, nullptr, num_workers_);
     for (auto& thread : threads_) thread.join();
   }
   ThreadExecutor(const ThreadExecutor&) = delete;
@@ -118,43 +126,86 @@ class ThreadExecutor final : public Executor {
 
   int num_workers() const noexcept override { return num_workers_; }
   void run(WorkerFunction work, void* context) noexcept override {
+    begin(work, context, num_workers_);
+    finish(num_workers_);
+  }
+  void run_short(WorkerFunction work, void* context, std::chrono::nanoseconds duration) noexcept override {
+    if (late_ == LateWorkers::await || num_workers_ == 1) return run(work, context);
+    begin(work, context, 0);
+    const auto last_moment = std::chrono::steady_clock::now() + duration / 2;
+    while (int(gate_.load(std::memory_order_relaxed) & kCount) < num_workers_ - 1 && std::chrono::steady_clock::now() < last_moment)
+      cpu::spin_pause();
+    const int team = int(gate_.fetch_or(kClosed, std::memory_order_acq_rel) & kCount) + 1;
+    team_.store(team, std::memory_order_release);
+    finish(team);
+  }
+
+ private:
+  // The gate of a call: its number, whether it is closed, and how many workers besides the caller have come in.
+  static constexpr uint64_t kCount = 0xffff, kClosed = 1u << 16, kCall = uint64_t(1) << 32;
+  static constexpr int kSpinsBeforeSleep = 10 * cpu::kSpinsBeforeYield;
+
+  // team: number of workers, 0: not known until the gate is closed.
+  void begin(WorkerFunction work, void* context, int team) noexcept {
     {
       std::lock_guard lock(mutex_);
       work_ = work;
       context_ = context;
-      running_.store(num_workers_ - 1, std::memory_order_relaxed);
-      call_.fetch_add(1, std::memory_order_release);
+      team_.store(team, std::memory_order_relaxed);
+      finished_.store(0, std::memory_order_relaxed);
+      gate_.store(call_of(gate_.load(std::memory_order_relaxed)) + kCall, std::memory_order_release);
     }
     wake_.notify_all();
-    work(context, 0, num_workers_);
-    cpu::spin_until([this] { return running_.load(std::memory_order_acquire) == 0; });
   }
+  void finish(int team) noexcept {
+    work_(context_, 0, team);
+    cpu::spin_until([&] { return finished_.load(std::memory_order_acquire) == team - 1; });
+  }
+  static uint64_t call_of(uint64_t gate) { return gate / kCall * kCall; }
 
- private:
-  static constexpr int kSpinsBeforeSleep = 10 * cpu::kSpinsBeforeYield;
-
-  void serve(int worker) {
-    for (int seen = 0;;) {
-      // A spinning thread takes no lock: what run() wrote is visible once call_ has changed, and the lock is still held by then.
-      for (int spins = 0; spins < kSpinsBeforeSleep && call_.load(std::memory_order_acquire) == seen; ++spins) cpu::spin_pause();
-      if (call_.load(std::memory_order_acquire) == seen) {
+  // Goes into the next call whose gate is open. Returns how many have gone in, this one included, where gates are closed at all.
+  int enter(uint64_t& seen) {
+    const auto is_new = [&] { return call_of(gate_.load(std::memory_order_acquire)) != seen; };
+    while (true) {
+      // A spinning thread takes no lock: what run() wrote is visible once the gate has changed, and the lock is still held by then.
+      for (int spins = 0; spins < kSpinsBeforeSleep && !is_new(); ++spins) cpu::spin_pause();
+      if (!is_new()) {
         std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return call_.load(std::memory_order_acquire) != seen; });
+        wake_.wait(lock, is_new);
       }
-      ++seen;
+      uint64_t gate = gate_.load(std::memory_order_acquire);
+      if (late_ == LateWorkers::await) {
+        seen = call_of(gate);
+        return 0;
+      }
+      while ((gate & kClosed) == 0)
+        if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) {
+          seen = call_of(gate);
+          return int(gate & kCount) + 1;
+        }
+      seen = call_of(gate);
+    }
+  }
+  // worker: this thread's number where all take part, so that its scratch memory stays in its caches.
+  void serve(int worker) {
+    for (uint64_t seen = 0;;) {
+      const int place = enter(seen);
       if (work_ == nullptr) return;
-      work_(context_, worker, num_workers_);
-      running_.fetch_sub(1, std::memory_order_release);
+      cpu::spin_until([&] { return team_.load(std::memory_order_acquire) != 0; });
+      const int team = team_.load(std::memory_order_relaxed);
+      work_(context_, team == num_workers_ ? worker : place, team);
+      finished_.fetch_add(1, std::memory_order_release);
     }
   }
 
   const int num_workers_;
+  const LateWorkers late_;
   std::mutex mutex_;
   std::condition_variable wake_;
   WorkerFunction work_ = nullptr;
   void* context_ = nullptr;
-  std::atomic<int> call_{0};
-  std::atomic<int> running_{0};
+  std::atomic<uint64_t> gate_{0};
+  std::atomic<int> team_{0}, finished_{0};
   std::vector<std::thread> threads_;
 };
 

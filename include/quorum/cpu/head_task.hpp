@@ -104,12 +104,23 @@ QUORUM_ALWAYS_INLINE void adjust_scores(const HeadTask& task, HeadRows scores, i
   }
 }
 
-// Runs run_item(item, team) for all items in one parallel region. As many items as divide evenly go to single workers; the
-// remaining ones are each shared by all workers, so that one long sequence with one KV head still uses every thread.
+// Bytes of all keys and values of a cache.
+inline int64_t cache_bytes(const AttentionShape& shape, const KvCacheView& kv) {
+  return int64_t(2) * row_bytes(kv.type, shape.head_dim) * shape.num_kv_heads * kv.num_tokens;
+}
+
+// About how long one worker takes to read so much.
+inline std::chrono::nanoseconds reading_time(int64_t bytes) {
+  constexpr int64_t kBytesInNanosecond = 10;
+  return std::chrono::nanoseconds(bytes / kBytesInNanosecond);
+}
+
+// Runs run_item(item, team) for all items in one parallel region, which reads about so many bytes. As many items as divide evenly go to
+// single workers; the remaining ones are each shared by all workers, so that one long sequence with one KV head still uses every thread.
 //
 // Determinism: which items are shared depends on the number of items and workers alone.
 template <class RunItem>
-void run_items(Executor& executor, int num_items, RunItem&& run_item) {
+void run_items(Executor& executor, int num_items, int64_t bytes, RunItem&& run_item) {
   struct Context {
     Barrier barrier;
     std::atomic<int> next{0};
@@ -118,7 +129,7 @@ void run_items(Executor& executor, int num_items, RunItem&& run_item) {
   } context;
   context.num_items = num_items;
   context.run_item = &run_item;
-  executor.run(
+  executor.run_short(
       [](void* raw, int worker, int num_workers) {
         auto& shared = *static_cast<Context*>(raw);
         const int alone = shared.num_items - shared.num_items % num_workers;
@@ -132,7 +143,7 @@ void run_items(Executor& executor, int num_items, RunItem&& run_item) {
           (*shared.run_item)(i, worker, team);
         }
       },
-      &context);
+      &context, reading_time(bytes));
 }
 
 }  // namespace quorum::cpu

@@ -20,7 +20,11 @@ inline void sparse_attention(const AttentionShape& shape, const QueryView& queri
   require(selection.num_kv_heads == shape.num_kv_heads, "sparse_attention", "selection.num_kv_heads", "shape.num_kv_heads",
           selection.num_kv_heads);
   cpu::StageScratch scratch({shape.group_size(), shape.head_dim, 0, 0, 0}, executor.num_workers());
-  cpu::run_items(executor, int(kv.size()) * shape.num_kv_heads, [&](int item, int worker, cpu::Team team) {
+  int64_t bytes = 0;
+  for (size_t i = 0; i < kv.size(); ++i)
+    for (int h = 0; h < shape.num_kv_heads; ++h)
+      bytes += int64_t(2) * row_bytes(kv[i].type, shape.head_dim) * selection.num_tokens(int(i), h);
+  cpu::run_items(executor, int(kv.size()) * shape.num_kv_heads, bytes, [&](int item, int worker, cpu::Team team) {
     const cpu::HeadTask task =
         cpu::group_task(shape, queries, kv[size_t(item / shape.num_kv_heads)], item, team, scratch.workers() + (worker - team.worker));
     const int32_t* tokens = selection.row(task.sequence, task.kv_head);
