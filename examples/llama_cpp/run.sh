@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # An unpatched llama.cpp with and without the plug-in: conformance, divergence, a long session, speed, a question. Everything is fetched.
-#   bash examples/llama_cpp/run.sh             SmolLM2-135M at 8192 tokens; half an hour on two cores, building included
+#   bash examples/llama_cpp/run.sh             SmolLM2-135M at 8192 tokens; three quarters of an hour on two cores, building included
 #   bash examples/llama_cpp/run.sh --short     small contexts, no timing: a few minutes
-#   bash examples/llama_cpp/run.sh --gemma     also the speed of Gemma 3 270M at 32000 tokens
+#   bash examples/llama_cpp/run.sh --gemma     also the speed of Gemma 3 270M at 32000 tokens: a quarter of an hour more
 # Settings (QUORUM_..., docs/llama_cpp.md) are handed on. Prints one table and writes build/llama_cpp/results.json; fails if conformance,
 # the long session or the agreement at target 1 do.
 set -euo pipefail
@@ -72,11 +72,11 @@ bench() {
   shift 3
   "$home/engine/bin/llama-bench" -m "$file" -t "$threads" -p 0 -n 32 -r 1 -d "$at" -o jsonl "$@" >>"$home/bench_$name.jsonl" 2>>"$home/run.log"
 }
-# speed PREFIX MODEL DEPTHS: generation behind each depth, in rounds.
+# speed PREFIX MODEL DEPTHS ROUNDS: generation behind each depth.
 speed() {
   local round prefix=$1 file=$2 at=$3
   say "llama-bench of $(basename "$file"), alternating ..."
-  for round in $(seq "$rounds"); do
+  for round in $(seq "$4"); do
     bench "${prefix}stock_fa_on" "$file" "$at" -fa on
     GGML_BACKEND_PATH="$plugin" bench "${prefix}quorum" "$file" "$at" -fa on
     bench "${prefix}stock_fa_off" "$file" "$at" -fa off
@@ -110,9 +110,9 @@ conformance
 divergence
 long_session
 if [ "$short" -eq 0 ]; then
-  speed "" "$model" "$depths"
+  speed "" "$model" "$depths" "$rounds"
   prefill "${depths##*,}"
 fi
-[ "$gemma" -eq 0 ] || speed gemma_ "$home/gemma.gguf" 0,32000
+[ "$gemma" -eq 0 ] || speed gemma_ "$home/gemma.gguf" 0,32000 1  # most of it are the prompts
 ask
 python3 "$here/results.py" "$home"

@@ -231,33 +231,5 @@ TEST_CASE("cuda decode by tokens: the certificate draws, widens, and attends to 
   CHECK(attended > 0);
 }
 
-TEST_CASE("cuda decode by tokens: a recorded layer of 8192 tokens, next to the CPU's step") {
-  CaseOptions options;
-  options.trace = "examples/data/smollm2_135m_kjv_8k_layer12.safetensors";
-  options.num_tokens = {8192};
-  const HostCase host(options);
-  const CaseResult expected = host.reference();
-  for (const bool by_error : {false, true})
-    for (const bool certified : {false, true}) {
-      if (by_error && certified) continue;
-      DecodeOptions decode = by_error ? with_error(0.02f) : token_options(0.9f);
-      decode.certificate.enabled = certified;
-      decode.tail = by_error ? Tail::calibrated : Tail::drop;  // without a rest lse is the weight that was read
-      const CaseResult result = DeviceCase(host).decode(decode), cpu = host.cpu_decode(decode);
-      for (size_t i = 0; i < result.reports.size(); ++i) {
-        const HeadReport &own = result.reports[i], &other = cpu.reports[i];
-        CAPTURE(i);
-        INFO("tokens ", own.tokens_read, ", on the CPU ", other.tokens_read);
-        CHECK(own.path == DecodePath::sparse_tokens);
-        CHECK(own.tokens_coded == other.tokens_coded);
-        CHECK(std::abs(own.tokens_read - other.tokens_read) <= 4 + 0.08 * other.tokens_read);
-        CHECK(std::fabs(result.lse[i] - cpu.lse[i]) <= 0.02f);
-        if (!by_error) CHECK(std::exp(double(result.lse[i]) - double(expected.lse[i])) >= 0.9);
-        if (certified) CHECK(own.attained_ratio_lower_bound >= 0.85f);
-        if (by_error) CHECK(own.error_estimate <= 0.02f);
-      }
-    }
-}
-
 }  // namespace
 }  // namespace quorum::test

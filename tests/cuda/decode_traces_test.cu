@@ -1,0 +1,99 @@
+// A whole step on recorded layers of real models, 8192 tokens of each, next to the CPU's step and attention in f64.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <string>
+
+#include "tests/cuda/support/step_case.cuh"
+#include "tests/support/recorded_traces.hpp"
+
+namespace quorum::test {
+namespace {
+
+CaseOptions recorded_layer(const std::string& trace) {
+  CaseOptions options;
+  options.trace = trace;
+  options.num_tokens = {8192};
+  return options;
+}
+
+// The CPU corrects its estimates while it reads, the GPU chooses before: single heads differ, the whole little.
+void check_clusters(const std::string& trace) {
+  CAPTURE(trace);
+  CaseOptions options = recorded_layer(trace);
+  options.index.cluster_size = 16;
+  const HostCase host(options);
+  DecodeOptions decode;
+  decode.unit = ReadUnit::clusters;
+  decode.tail = Tail::estimated;
+  decode.num_samples = 2;
+  const CaseResult result = DeviceCase(host).decode(decode), cpu = host.cpu_decode(decode), expected = host.reference();
+  double error = 0.0, cpu_error = 0.0, square = 0.0;
+  for (size_t i = 0; i < expected.output.size(); ++i) {
+    error += std::pow(double(result.output[i]) - double(expected.output[i]), 2);
+    cpu_error += std::pow(double(cpu.output[i]) - double(expected.output[i]), 2);
+    square += std::pow(double(expected.output[i]), 2);
+  }
+  INFO("relative error ", std::sqrt(error / square), ", on the CPU ", std::sqrt(cpu_error / square));
+  CHECK(std::sqrt(error / square) <= 0.07);
+  CHECK(std::sqrt(error / square) <= 3.0 * std::sqrt(cpu_error / square));
+  int64_t tokens = 0, cpu_tokens = 0;
+  for (size_t i = 0; i < result.reports.size(); ++i) {
+    const HeadReport &own = result.reports[i], &other = cpu.reports[i];
+    CAPTURE(i);
+    INFO("tokens ", own.tokens_read, ", on the CPU ", other.tokens_read);
+    CHECK(own.path == DecodePath::sparse);
+    CHECK(own.bytes_dense == other.bytes_dense);
+    CHECK(own.bytes_read < own.bytes_dense);
+    CHECK(own.tokens_read <= 2 * other.tokens_read);
+    CHECK(other.tokens_read <= 2 * own.tokens_read);
+    CHECK(std::fabs(result.lse[i] - expected.lse[i]) <= 0.08f);
+    tokens += own.tokens_read;
+    cpu_tokens += other.tokens_read;
+  }
+  CHECK(std::fabs(double(tokens) / double(cpu_tokens) - 1.0) <= 0.25);
+}
+
+void check_tokens(const std::string& trace) {
+  CAPTURE(trace);
+  const HostCase host(recorded_layer(trace));
+  const CaseResult expected = host.reference();
+  enum class Goal { ratio, certified_ratio, error };
+  for (const Goal goal : {Goal::ratio, Goal::certified_ratio, Goal::error}) {
+    const bool by_error = goal == Goal::error, certified = goal == Goal::certified_ratio;
+    DecodeOptions decode;
+    decode.unit = ReadUnit::tokens;
+    if (by_error) decode.target_error = 0.02f;
+    decode.certificate.enabled = certified;
+    if (!by_error) decode.tail = Tail::drop;  // without a rest lse is the weight that was read
+    const CaseResult result = DeviceCase(host).decode(decode), cpu = host.cpu_decode(decode);
+    for (size_t i = 0; i < result.reports.size(); ++i) {
+      const HeadReport &own = result.reports[i], &other = cpu.reports[i];
+      CAPTURE(int(goal));
+      CAPTURE(i);
+      INFO("tokens ", own.tokens_read, ", on the CPU ", other.tokens_read);
+      CHECK(own.path == DecodePath::sparse_tokens);
+      CHECK(own.tokens_coded == other.tokens_coded);
+      CHECK(std::abs(own.tokens_read - other.tokens_read) <= 4 + 0.08 * other.tokens_read);
+      CHECK(std::fabs(result.lse[i] - cpu.lse[i]) <= 0.02f);
+      if (!by_error) CHECK(std::exp(double(result.lse[i]) - double(expected.lse[i])) >= 0.9);
+      if (certified) CHECK(own.attained_ratio_lower_bound >= 0.85f);
+      if (by_error) CHECK(own.error_estimate <= 0.02f);
+    }
+  }
+}
+
+TEST_CASE("cuda decode: the recorded layer of the repository") {
+  check_clusters(kExampleTrace);
+  check_tokens(kExampleTrace);
+}
+
+TEST_CASE("cuda decode: recorded layers of SmolLM2 and Gemma, where they are") {
+  for (const std::string& trace : shared_traces()) {
+    check_clusters(trace);
+    check_tokens(trace);
+  }
+}
+
+}  // namespace
+}  // namespace quorum::test
