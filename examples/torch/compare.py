@@ -29,6 +29,7 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, default=3, help="rounds of lanes taking turns (3)")
     parser.add_argument("--target-ratio", type=float, default=0.9)
     parser.add_argument("--target-error", type=float, default=0.0, help="instead of a ratio")
+    parser.add_argument("--sample-every", type=int, default=0, help="prompt queries that feed the index's metric: one in so many, 0: none")
     parser.add_argument("--type", choices=["float32", "bfloat16"], default="float32", help="of weights and cache")
     parser.add_argument("--parts", nargs="+", choices=["agreement", "speed", "beams"], default=["agreement", "speed", "beams"])
     arguments = parser.parse_args()
@@ -48,7 +49,9 @@ class Comparison:
         dtype = getattr(torch, arguments.type)
         self.model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype=dtype).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf")
-        config = quorum_torch.SparseConfig(target_ratio=arguments.target_ratio, target_error=arguments.target_error)
+        config = quorum_torch.SparseConfig(
+            target_ratio=arguments.target_ratio, target_error=arguments.target_error, sample_every=arguments.sample_every
+        )
         self.attention = quorum_torch.register(config)
         longest = self.model.config.max_position_embeddings
         if arguments.context + (arguments.steps + 1) * arguments.rounds > longest or arguments.positions + 1 >= longest:
