@@ -145,12 +145,11 @@ void check_layer(const std::string& path) {
   CHECK(bytes <= 0.15 * bytes_dense);
 }
 
-}  // namespace
-
 TEST_CASE("a recorded layer: the one of the repository") { check_layer(kExampleTrace); }
 
 TEST_CASE("a recorded layer: SmolLM2 at 8192 and Gemma at 32768 tokens, where they are") {
   for (const std::string& path : shared_traces()) check_layer(path);
 }
 
+}  // namespace
 }  // namespace quorum::test

@@ -54,7 +54,7 @@ TEST_CASE("every item runs once; items that do not divide evenly are shared by a
       std::mutex mutex;
       std::vector<std::vector<int>> seen(size_t(items), std::vector<int>(size_t(workers), 0));  // calls by worker of the team
       int wrong = 0;
-      run_items(executor, items, [&](int item, int worker, Team team) {
+      run_items(executor, items, 0, [&](int item, int worker, Team team) {
         std::lock_guard lock(mutex);
         ++seen[size_t(item)][size_t(team.worker)];
         const int shared_from = items - items % workers;
@@ -71,7 +71,7 @@ TEST_CASE("every item runs once; items that do not divide evenly are shared by a
 TEST_CASE("workers of a shared item meet at its barrier, and finish it before the next") {
   ThreadExecutor executor(3);
   std::atomic<int> inside[2] = {0, 0}, wrong{0};
-  run_items(executor, 2, [&](int item, int, Team team) {
+  run_items(executor, 2, 0, [&](int item, int, Team team) {
     inside[item].fetch_add(1);
     team.sync();
     wrong += inside[item].load() != 3;

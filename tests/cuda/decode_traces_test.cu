@@ -18,9 +18,8 @@ CaseOptions recorded_layer(const std::string& trace) {
 }
 
 // The CPU corrects its estimates while it reads, the GPU chooses before: single heads differ, the whole little.
-void check_clusters(const std::string& trace) {
-  CAPTURE(trace);
-  CaseOptions options = recorded_layer(trace);
+TEST_CASE("cuda decode: whole clusters of the repository's layer") {
+  CaseOptions options = recorded_layer(kExampleTrace);
   options.index.cluster_size = 16;
   const HostCase host(options);
   DecodeOptions decode;
@@ -40,11 +39,10 @@ void check_clusters(const std::string& trace) {
   int64_t tokens = 0, cpu_tokens = 0;
   for (size_t i = 0; i < result.reports.size(); ++i) {
     const HeadReport &own = result.reports[i], &other = cpu.reports[i];
-    CAPTURE(i);
     INFO("tokens ", own.tokens_read, ", on the CPU ", other.tokens_read);
     CHECK(own.path == DecodePath::sparse);
     CHECK(own.bytes_dense == other.bytes_dense);
-    CHECK(own.bytes_read < own.bytes_dense);
+    CHECK(own.bytes_read * 3 < own.bytes_dense);
     CHECK(own.tokens_read <= 2 * other.tokens_read);
     CHECK(other.tokens_read <= 2 * own.tokens_read);
     CHECK(std::fabs(result.lse[i] - expected.lse[i]) <= 0.08f);
@@ -54,7 +52,30 @@ void check_clusters(const std::string& trace) {
   CHECK(std::fabs(double(tokens) / double(cpu_tokens) - 1.0) <= 0.25);
 }
 
-void check_tokens(const std::string& trace) {
+// Where estimates are off, the certificate sees to it that more is read, once, and says what came of it.
+void check_certified_clusters(const std::string& trace) {
+  CAPTURE(trace);
+  CaseOptions options = recorded_layer(trace);
+  options.index.cluster_size = 16;
+  const HostCase host(options);
+  DecodeOptions decode;
+  decode.unit = ReadUnit::clusters;
+  decode.certificate.enabled = true;
+  decode.tail = Tail::drop;  // without a rest lse is the weight that was read
+  const CaseResult result = DeviceCase(host).decode(decode), expected = host.reference();
+  for (size_t i = 0; i < result.reports.size(); ++i) {
+    const HeadReport& own = result.reports[i];
+    CAPTURE(i);
+    INFO("tokens ", own.tokens_read);
+    const double attained = std::exp(double(result.lse[i]) - double(expected.lse[i]));
+    CHECK(own.path == DecodePath::sparse);
+    CHECK(attained >= 0.85);
+    CHECK(double(own.attained_ratio_lower_bound) <= attained + 0.01);
+  }
+}
+
+// spread: how far the number of tokens may be from the CPU's, which reads on where one widening has to do here.
+void check_tokens(const std::string& trace, double spread, float lse_difference) {
   CAPTURE(trace);
   const HostCase host(recorded_layer(trace));
   const CaseResult expected = host.reference();
@@ -74,8 +95,8 @@ void check_tokens(const std::string& trace) {
       INFO("tokens ", own.tokens_read, ", on the CPU ", other.tokens_read);
       CHECK(own.path == DecodePath::sparse_tokens);
       CHECK(own.tokens_coded == other.tokens_coded);
-      CHECK(std::abs(own.tokens_read - other.tokens_read) <= 4 + 0.08 * other.tokens_read);
-      CHECK(std::fabs(result.lse[i] - cpu.lse[i]) <= 0.02f);
+      CHECK(std::abs(own.tokens_read - other.tokens_read) <= 4 + spread * other.tokens_read);
+      CHECK(std::fabs(result.lse[i] - cpu.lse[i]) <= lse_difference);
       if (!by_error) CHECK(std::exp(double(result.lse[i]) - double(expected.lse[i])) >= 0.9);
       if (certified) CHECK(own.attained_ratio_lower_bound >= 0.85f);
       if (by_error) CHECK(own.error_estimate <= 0.02f);
@@ -83,15 +104,12 @@ void check_tokens(const std::string& trace) {
   }
 }
 
-TEST_CASE("cuda decode: the recorded layer of the repository") {
-  check_clusters(kExampleTrace);
-  check_tokens(kExampleTrace);
-}
+TEST_CASE("cuda decode: tokens of the repository's layer") { check_tokens(kExampleTrace, 0.08, 0.02f); }
 
 TEST_CASE("cuda decode: recorded layers of SmolLM2 and Gemma, where they are") {
   for (const std::string& trace : shared_traces()) {
-    check_clusters(trace);
-    check_tokens(trace);
+    check_certified_clusters(trace);
+    check_tokens(trace, 0.5, 0.05f);
   }
 }
 
