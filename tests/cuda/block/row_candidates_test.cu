@@ -25,6 +25,7 @@ struct Candidates {
   ChoiceCase choice;
   DeviceArray<int32_t> code_indptr;
   cuda::DeviceBuffer memory;
+  std::vector<int> buckets;  // of the clusters' keys, by the exact share
 
   Candidates(const std::vector<int>& sizes, const std::vector<float>& log_weights, int group, const DecodeOptions& options)
       : choice(sizes, log_weights, group, 0.5f, options), code_indptr(blocks_of(sizes)) {
@@ -44,6 +45,11 @@ struct Candidates {
     ChoiceCase::put(p.workspace.log_weight, log_weights);
     ChoiceCase::put(p.workspace.cluster_weight, of_clusters);
     ChoiceCase::put(p.workspace.always_weight, of_always);
+    for (int j = 0; j < choice.num_clusters(); ++j) {
+      double key = 0.0;
+      for (int g = 0; g < group; ++g) key = std::max(key, choice.weight(j, g) / choice.total(g) / choice.size(j));
+      buckets.push_back(key_bucket(float(key)));
+    }
   }
   static std::vector<int32_t> blocks_of(const std::vector<int>& sizes) {
     std::vector<int32_t> indptr{0};
@@ -67,12 +73,7 @@ struct Candidates {
   }
   std::vector<uint16_t> marks() const { return ChoiceCase::get(choice.params.workspace.cluster_key, size_t(choice.num_clusters())); }
 
-  // Key bucket of a cluster, by the exact share.
-  int bucket(int cluster) const {
-    double key = 0.0;
-    for (int g = 0; g < choice.params.group; ++g) key = std::max(key, choice.weight(cluster, g) / choice.total(g) / choice.size(cluster));
-    return key_bucket(float(key));
-  }
+  int bucket(int cluster) const { return buckets[size_t(cluster)]; }
   // The first threshold, not above `from`, at which enough(cluster, its bucket <= threshold ...) holds for what is chosen.
   template <class Enough>
   int threshold(int from, Enough&& enough) const {

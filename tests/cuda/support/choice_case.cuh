@@ -58,6 +58,7 @@ class ChoiceCase {
     for (int g = 0; g < group; ++g) {
       double sum = 0.0;
       for (int j = 0; j < num_clusters(); ++j) sum += weight(j, g);
+      totals_.push_back(always_weight() + sum);
       of_clusters.push_back({0.0f, float(sum)});
       of_always.push_back({always, 1.0f});
     }
@@ -84,11 +85,7 @@ class ChoiceCase {
     return double(sizes_[size_t(cluster)]) * std::exp(double(log_weights_[size_t(cluster * group_ + g)]));
   }
   double always_weight() const { return std::exp(double(always_)); }
-  double total(int g) const {
-    double sum = always_weight();
-    for (int j = 0; j < num_clusters(); ++j) sum += weight(j, g);
-    return sum;
-  }
+  double total(int g) const { return totals_[size_t(g)]; }
   int bucket(int cluster) const {
     double largest = -1e30;
     for (int g = 0; g < group_; ++g) largest = std::max(largest, double(log_weights_[size_t(cluster * group_ + g)]) - std::log(total(g)));
@@ -164,6 +161,7 @@ class ChoiceCase {
 
   std::vector<int> sizes_;
   std::vector<float> log_weights_;
+  std::vector<double> totals_;  // [group]
   int group_;
   float always_;
   int indexed_;
