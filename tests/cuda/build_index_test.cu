@@ -36,19 +36,23 @@ void check_rounding(const IndexCheck& found) {
 }
 
 TEST_CASE("cuda build: clusters, scores, variances, values and codes are those of the tokens, for every shape and type") {
-  for (const int head_dim : {64, 96, 128, 256})
-    for (const ElementType type : {ElementType::bf16, ElementType::f16}) {
-      CAPTURE(head_dim);
-      CAPTURE(int(type));
-      const HostCase host(small_case(head_dim, type));
-      const DeviceCase device(host);
-      const cuda::HostIndex index = built_index(host, device);
-      CHECK(index.num_cluster_slots() == host.max_cluster_slots());
-      for (int h = 0; h < 2; ++h) {
-        CAPTURE(h);
-        check_rounding(check_index(host, 0, h, index.view()));
-      }
+  struct Kind {
+    int head_dim;
+    ElementType type;
+  };
+  for (const Kind kind :
+       {Kind{64, ElementType::bf16}, {64, ElementType::f16}, {96, ElementType::f16}, {128, ElementType::bf16}, {256, ElementType::f16}}) {
+    CAPTURE(kind.head_dim);
+    CAPTURE(int(kind.type));
+    const HostCase host(small_case(kind.head_dim, kind.type));
+    const DeviceCase device(host);
+    const cuda::HostIndex index = built_index(host, device);
+    CHECK(index.num_cluster_slots() == host.max_cluster_slots());
+    for (int h = 0; h < 2; ++h) {
+      CAPTURE(h);
+      check_rounding(check_index(host, 0, h, index.view()));
     }
+  }
 }
 
 TEST_CASE("cuda build: a metric that is given is the one that the host would have found") {
