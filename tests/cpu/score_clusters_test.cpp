@@ -90,8 +90,8 @@ TEST_CASE("the score of a centroid is the mean score of its tokens: head_dims, s
             square += std::pow(double(log_weight[size_t(j)]) - exact(cluster, scores).mean, 2);
             ++clusters;
           }
-          // f16 factors of the transform err by 2^-12 each, int8 queries and centroids by up to a half of 1/127 of the largest coordinate each:
-          // at most 0.041 of the scores' deviation over these shapes, with either compiler.
+          // f16 factors of the transform err by 2^-12 each, int8 queries and centroids by up to a half of 1/127 of the largest coordinate
+          // each: at most 0.041 of the scores' deviation over these shapes, with either compiler.
           const double error = std::sqrt(square / clusters) / standard_deviation(scores);
           CHECK(error <= (int8 ? 0.05 : 0.002));
         }
