@@ -8,7 +8,8 @@
 #include "quorum/cpu/cluster_index.hpp"
 #include "quorum/cpu/decode.hpp"
 #include "quorum/io/trace.hpp"
-#include "tests/reference/attention_reference.hpp"
+#include "tests/support/cache.hpp"
+#include "tests/support/near.hpp"
 #include "tests/support/recorded_traces.hpp"
 
 namespace quorum::test {
@@ -16,15 +17,11 @@ namespace {
 
 constexpr int kNumQueries = 3;  // the last recorded ones
 
-reference::Format format_of(ElementType type) {
-  return type == ElementType::f32 ? reference::Format::f32 : type == ElementType::f16 ? reference::Format::f16 : reference::Format::bf16;
-}
-
 reference::Matrix rows_of(const io::TraceRows& rows, int head) {
   reference::Matrix out(rows.num_rows, rows.head_dim);
   for (int i = 0; i < rows.num_rows; ++i)
     for (int c = 0; c < rows.head_dim; ++c)
-      out.row(i)[c] = reference::element(rows.data, format_of(rows.type), (int64_t(i) * rows.num_heads + head) * rows.head_dim + c);
+      out.row(i)[c] = reference::element(rows.data, reference_format(rows.type), (int64_t(i) * rows.num_heads + head) * rows.head_dim + c);
   return out;
 }
 
@@ -80,13 +77,8 @@ class RecordedLayer {
 
   // |output - f64| / |f64| of one head.
   double error(int query, int head, const Result& result) const {
-    double difference = 0.0, norm = 0.0;
     const std::vector<double>& expected = want(query, head).output;
-    for (size_t c = 0; c < expected.size(); ++c) {
-      difference += std::pow(double(result.output[size_t(head) * expected.size() + c]) - expected[c], 2);
-      norm += expected[c] * expected[c];
-    }
-    return std::sqrt(difference / norm);
+    return relative_error(&result.output[size_t(head) * expected.size()], expected.data(), int64_t(expected.size()));
   }
 
  private:

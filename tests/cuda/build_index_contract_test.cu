@@ -8,6 +8,8 @@
 #include "quorum/cuda/build_index.cuh"
 #include "tests/cuda/support/build_case.cuh"
 #include "tests/support/error_message.hpp"
+#include "tests/support/near.hpp"
+#include "tests/support/recorded_traces.hpp"
 
 namespace quorum::test {
 namespace {
@@ -112,15 +114,6 @@ TEST_CASE("cuda build: twice into the same memory, captured in a graph, in as ma
   }
 }
 
-// Share of |a - b| in |b| over all outputs.
-double relative_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  double difference = 0.0, norm = 0.0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference += std::pow(double(a[i]) - double(b[i]), 2);
-    norm += std::pow(double(b[i]), 2);
-  }
-  return std::sqrt(difference / norm);
-}
 double bytes_read(const CaseResult& result) {
   double bytes = 0.0;
   for (const HeadReport& report : result.reports) bytes += double(report.bytes_read);
@@ -129,7 +122,7 @@ double bytes_read(const CaseResult& result) {
 
 TEST_CASE("cuda build: decoding over the index meets its target with the bytes that the host's index takes, on both backends") {
   CaseOptions options;
-  options.trace = "examples/data/smollm2_135m_kjv_8k_layer12.safetensors";
+  options.trace = kExampleTrace;
   options.num_tokens = {1500};
   options.index.cluster_size = 16;
   options.index.window_tokens = 32;
@@ -169,7 +162,7 @@ TEST_CASE("cuda build: decoding over the index meets its target with the bytes t
       CHECK(report.attained_ratio_estimate >= 0.9f);
     }
     CHECK(bytes_read(*found) <= 1.1 * bytes_read(*wanted));
-    CHECK(relative_difference(found->output, dense.output) <= 1.3 * relative_difference(wanted->output, dense.output) + 0.005);
+    CHECK(relative_error(found->output, dense.output) <= 1.3 * relative_error(wanted->output, dense.output) + 0.005);
   }
   // By residual codes, which were made on the device, on the CPU.
   decode_options.unit = ReadUnit::tokens;
@@ -177,8 +170,7 @@ TEST_CASE("cuda build: decoding over the index meets its target with the bytes t
   const CaseResult tokens_by_host = host.cpu_decode(decode_options), tokens_by_device = host.cpu_decode(decode_options, back.view());
   CHECK(bytes_read(tokens_by_device) <= 1.1 * bytes_read(tokens_by_host));
   CHECK(bytes_read(tokens_by_device) < bytes_read(cpu_by_device));
-  CHECK(relative_difference(tokens_by_device.output, dense.output) <=
-        1.3 * relative_difference(tokens_by_host.output, dense.output) + 0.005);
+  CHECK(relative_error(tokens_by_device.output, dense.output) <= 1.3 * relative_error(tokens_by_host.output, dense.output) + 0.005);
 }
 
 std::string message_of(

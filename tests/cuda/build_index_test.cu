@@ -5,11 +5,10 @@
 #include <algorithm>
 
 #include "tests/cuda/support/build_case.cuh"
+#include "tests/support/recorded_traces.hpp"
 
 namespace quorum::test {
 namespace {
-
-constexpr const char* kTrace = "examples/data/smollm2_135m_kjv_8k_layer12.safetensors";
 
 // Two whole segments and a small third; no count is a multiple of a tile.
 CaseOptions small_case(int head_dim, ElementType type = ElementType::bf16) {
@@ -69,13 +68,13 @@ TEST_CASE("cuda build: a metric that is given is the one that the host would hav
 
 TEST_CASE("cuda build: on recorded keys, clusters are as tight as the host's") {
   CaseOptions options;
-  options.trace = kTrace;
+  options.trace = kExampleTrace;
   options.num_tokens = {1200};
   options.index.segment_tokens = 1000;
   options.index.cluster_size = 16;
   const HostCase host(options);
   const DeviceCase device(host);
-  const Factors factors = trace_factors(kTrace, options.index);
+  const Factors factors = trace_factors(kExampleTrace, options.index);
   const cuda::HostIndex index = built_index(host, device, 0, factors);
   for (int h = 0; h < 3; ++h) {
     CAPTURE(h);

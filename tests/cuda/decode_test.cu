@@ -4,21 +4,11 @@
 
 #include <cmath>
 
-#include "tests/cuda/support/device_case.cuh"
+#include "tests/cuda/support/step_case.cuh"
+#include "tests/support/near.hpp"
 
 namespace quorum::test {
 namespace {
-
-// Largest difference of two outputs, over the largest magnitude of the second; NaN if either has one.
-double distance(const std::vector<float>& a, const std::vector<float>& b) {
-  double largest = 0.0, scale = 1e-30;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double difference = std::fabs(double(a[i]) - double(b[i]));
-    if (!(difference <= largest)) largest = difference;
-    scale = std::max(scale, std::fabs(double(b[i])));
-  }
-  return largest / scale;
-}
 
 // bf16 weights are off by 2^-9 each, in either direction.
 double tolerance(ElementType type) { return type == ElementType::bf16 ? 6e-3 : 1e-3; }
@@ -90,14 +80,9 @@ TEST_CASE("cuda decode: with the tail the output is near the dense one, and the 
     options.unit = ReadUnit::clusters;
     options.tail = tail;
     const CaseResult result = device.decode(options), expected = host.reference(), cpu = host.cpu_decode(options);
-    double error = 0.0, cpu_error = 0.0, square = 0.0;
-    for (size_t i = 0; i < expected.output.size(); ++i) {
-      error += std::pow(double(result.output[i]) - double(expected.output[i]), 2);
-      cpu_error += std::pow(double(cpu.output[i]) - double(expected.output[i]), 2);
-      square += std::pow(double(expected.output[i]), 2);
-    }
-    INFO("error ", std::sqrt(error / square), ", on the CPU ", std::sqrt(cpu_error / square));
-    CHECK(std::sqrt(error / square) <= 1.3 * std::sqrt(cpu_error / square) + 0.02);
+    const double error = relative_error(result.output, expected.output), cpu_error = relative_error(cpu.output, expected.output);
+    INFO("error ", error, ", on the CPU ", cpu_error);
+    CHECK(error <= 1.3 * cpu_error + 0.02);
     for (size_t i = 0; i < result.reports.size(); ++i) {
       const HeadReport &own = result.reports[i], &other = cpu.reports[i];
       INFO("tokens ", own.tokens_read, " on the CPU ", other.tokens_read, ", ratio ", own.attained_ratio_estimate, " ",

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "tests/cuda/support/step_case.cuh"
+#include "tests/support/near.hpp"
 #include "tests/support/recorded_traces.hpp"
 
 namespace quorum::test {
@@ -27,15 +28,10 @@ TEST_CASE("cuda decode: whole clusters of the repository's layer") {
   decode.tail = Tail::estimated;
   decode.num_samples = 2;
   const CaseResult result = DeviceCase(host).decode(decode), cpu = host.cpu_decode(decode), expected = host.reference();
-  double error = 0.0, cpu_error = 0.0, square = 0.0;
-  for (size_t i = 0; i < expected.output.size(); ++i) {
-    error += std::pow(double(result.output[i]) - double(expected.output[i]), 2);
-    cpu_error += std::pow(double(cpu.output[i]) - double(expected.output[i]), 2);
-    square += std::pow(double(expected.output[i]), 2);
-  }
-  INFO("relative error ", std::sqrt(error / square), ", on the CPU ", std::sqrt(cpu_error / square));
-  CHECK(std::sqrt(error / square) <= 0.07);
-  CHECK(std::sqrt(error / square) <= 3.0 * std::sqrt(cpu_error / square));
+  const double error = relative_error(result.output, expected.output), cpu_error = relative_error(cpu.output, expected.output);
+  INFO("relative error ", error, ", on the CPU ", cpu_error);
+  CHECK(error <= 0.07);
+  CHECK(error <= 3.0 * cpu_error);
   int64_t tokens = 0, cpu_tokens = 0;
   for (size_t i = 0; i < result.reports.size(); ++i) {
     const HeadReport &own = result.reports[i], &other = cpu.reports[i];

@@ -39,6 +39,9 @@ double relative_error(const Got* got, const Want* want, int64_t count) {
   }
   return std::isnan(error) ? std::numeric_limits<double>::infinity() : std::sqrt(error / norm);
 }
+inline double relative_error(const std::vector<float>& got, const std::vector<float>& want) {
+  return relative_error(got.data(), want.data(), int64_t(want.size()));
+}
 
 // Rounding of attention in single precision, for values of about unit size.
 //

@@ -6,6 +6,7 @@
 #include "quorum/core/options.hpp"
 #include "quorum/core/sequence_view.hpp"
 #include "quorum/core/shape.hpp"
+#include "quorum/core/step_bytes.hpp"
 #include "quorum/cpu/executor.hpp"
 #include "quorum/cpu/simd/soft_cap.hpp"
 #include "quorum/cpu/workspace.hpp"
@@ -106,7 +107,7 @@ QUORUM_ALWAYS_INLINE void adjust_scores(const HeadTask& task, HeadRows scores, i
 
 // Bytes of all keys and values of a cache.
 inline int64_t cache_bytes(const AttentionShape& shape, const KvCacheView& kv) {
-  return int64_t(2) * row_bytes(kv.type, shape.head_dim) * shape.num_kv_heads * kv.num_tokens;
+  return shape.num_kv_heads * StoredHead{shape.head_dim, kv.type}.dense_bytes(kv.num_tokens);
 }
 
 // About how long one worker takes to read so much.

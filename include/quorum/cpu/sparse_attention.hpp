@@ -23,7 +23,7 @@ inline void sparse_attention(const AttentionShape& shape, const QueryView& queri
   int64_t bytes = 0;
   for (size_t i = 0; i < kv.size(); ++i)
     for (int h = 0; h < shape.num_kv_heads; ++h)
-      bytes += int64_t(2) * row_bytes(kv[i].type, shape.head_dim) * selection.num_tokens(int(i), h);
+      bytes += StoredHead{shape.head_dim, kv[i].type}.dense_bytes(selection.num_tokens(int(i), h));
   cpu::run_items(executor, int(kv.size()) * shape.num_kv_heads, bytes, [&](int item, int worker, cpu::Team team) {
     const cpu::HeadTask task =
         cpu::group_task(shape, queries, kv[size_t(item / shape.num_kv_heads)], item, team, scratch.workers() + (worker - team.worker));

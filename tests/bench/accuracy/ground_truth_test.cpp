@@ -3,18 +3,17 @@
 #include <doctest/doctest.h>
 
 #include "bench/accuracy/clusters.hpp"
+#include "tests/support/recorded_traces.hpp"
 
 using accuracy::HeadTruth;
 using accuracy::Mask;
 
 namespace {
 
-constexpr const char* kTrace = "examples/data/smollm2_135m_kjv_8k_layer12.safetensors";
-
 // The first KV head of the example trace.
 const HeadTruth& example_head() {
   static quorum::SerialExecutor executor;
-  static const quorum::io::Trace trace = quorum::io::Trace::open(kTrace);
+  static const quorum::io::Trace trace = quorum::io::Trace::open(quorum::test::kExampleTrace);
   static const HeadTruth head = accuracy::make_ground_truth(trace, 0, executor);
   return head;
 }
