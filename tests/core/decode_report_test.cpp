@@ -24,6 +24,8 @@ TEST_CASE("messages name function, argument and rule") {
   CHECK(std::string(status_message(DecodeStatus::too_many_tokens)) == "decode: kv.num_tokens must be at most limits.max_tokens");
   CHECK(std::string(status_message(DecodeStatus::too_many_workers)) == "decode: executor.num_workers() must be at most limits.num_workers");
   CHECK(std::string(status_message(DecodeStatus::page_size_mismatch)) == "decode: kv.page_size must be at least 1 with pages");
+  CHECK(std::string(status_message(DecodeStatus::scales_mismatch)) ==
+        "decode: kv.key_scales and kv.value_scales must be null unless keys and values are fp8_e4m3");
   CHECK(std::string(status_message(DecodeStatus::head_dim_mismatch)) ==
         "decode: head_dim must be a multiple of 32 with keys, values or queries in q8_0");
   CHECK(std::string(status_message(DecodeStatus::index_mismatch)) ==
@@ -47,7 +49,7 @@ TEST_CASE("every status has its own message, other values have one too") {
   std::set<std::string> messages;
   for (int status = 0; status < 256; ++status) messages.insert(status_message(DecodeStatus(status)));
   CHECK(messages.count("decode: unknown status") == 1);
-  CHECK(messages.size() == 18);  // seventeen statuses and the unknown
+  CHECK(messages.size() == 19);  // eighteen statuses and the unknown
 }
 
 TEST_CASE("a fresh report is that of a complete reading") {

@@ -103,6 +103,49 @@ TEST_CASE("f16 edges") {
   CHECK(from_float<f16>(1e-45f).bits == 0);
 }
 
+TEST_CASE("fp8_e4m3: all patterns by their definition, there and back, and as f16") {
+  int wrong = 0, lost = 0, wrong_f16 = 0;
+  for (int bits = 0; bits < 256; ++bits) {
+    const fp8_e4m3 x{uint8_t(bits)};
+    const double value = reference::decode_e4m3(x.bits);
+    wrong += !same_value(double(to_float(x)), value);
+    lost += from_float<fp8_e4m3>(to_float(x)).bits != bits;  // NaN keeps its sign too
+    for (const int other : {0, 1, 8, 0x7e, 0x7f, 0x80, 0xfe, 0xff}) {
+      const uint32_t two = fp8_as_f16(uint32_t(bits) | uint32_t(other) << 16);
+      wrong_f16 += !same_value(reference::decode_f16(uint16_t(two)), value * 0x1p-8);
+      wrong_f16 += !same_value(reference::decode_f16(uint16_t(two >> 16)), reference::decode_e4m3(uint8_t(other)) * 0x1p-8);
+    }
+  }
+  CHECK(wrong == 0);
+  CHECK(lost == 0);
+  CHECK(wrong_f16 == 0);
+  CHECK(to_float(fp8_e4m3{0x7e}) == 448.0f);
+  CHECK(to_float(fp8_e4m3{0x01}) == 0x1p-9f);
+}
+
+TEST_CASE("fp8_e4m3 rounds to the nearest, ties to even: next to every value and half-way between all neighbours; then it is cut") {
+  int wrong = 0;
+  for (int bits = 0; bits < 0x7e; ++bits) {
+    const float value = float(reference::decode_e4m3(uint8_t(bits))), next = float(reference::decode_e4m3(uint8_t(bits + 1)));
+    const float half_way = (value + next) / 2.0f;
+    const int even = bits % 2 == 0 ? bits : bits + 1;
+    for (const int sign : {0, 0x80}) {
+      const auto bits_of = [&](float x) { return int(from_float<fp8_e4m3>(sign != 0 ? -x : x).bits); };
+      wrong += bits_of(half_way) != sign + even;
+      wrong += bits_of(std::nextafter(half_way, 0.0f)) != sign + bits;
+      wrong += bits_of(std::nextafter(half_way, 1e9f)) != sign + bits + 1;
+    }
+  }
+  CHECK(wrong == 0);
+  CHECK(from_float<fp8_e4m3>(449.0f).bits == 0x7e);
+  CHECK(from_float<fp8_e4m3>(-1e30f).bits == 0xfe);
+  CHECK(from_float<fp8_e4m3>(kInfinity).bits == 0x7f);
+  CHECK(from_float<fp8_e4m3>(-kInfinity).bits == 0xff);
+  CHECK(from_float<fp8_e4m3>(kNan).bits == 0x7f);
+  CHECK(from_float<fp8_e4m3>(-0.0f).bits == 0x80);
+  CHECK(from_float<fp8_e4m3>(1e-45f).bits == 0);
+}
+
 TEST_CASE("bf16 rounds to the nearest, ties to even") {
   CHECK(from_float<bf16>(1.0f).bits == 0x3f80);
   CHECK(from_float<bf16>(1.0f + 0x1p-8f).bits == 0x3f80);      // half-way, even below

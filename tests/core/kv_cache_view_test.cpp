@@ -117,6 +117,18 @@ TEST_CASE("views that cannot be read are refused by name") {
   view.type = ElementType::q8_0;
   CHECK(error_of(view, 64) == "no error");
   CHECK(error_of(view, 72) == "f: shape.head_dim must be a multiple of 32 with keys and values in q8_0, got 72");
+  const float scales[2] = {0.5f, 2.0f};
+  view.key_scales = scales;
+  CHECK(error_of(view, 64) == "f: kv.key_scales and kv.value_scales must be null unless keys and values are fp8_e4m3, got q8_0");
+  view.type = ElementType::fp8_e4m3;
+  CHECK(error_of(view, 72) == "no error");
+  CHECK(view.key_scale(1) == 2.0f);
+  CHECK(view.value_scale(1) == 1.0f);
+  view.value_scales = scales;
+  CHECK(view.value_scale(0) == 0.5f);
+  view.type = ElementType::f16;
+  view.key_scales = nullptr;
+  CHECK(error_of(view, 72) == "f: kv.key_scales and kv.value_scales must be null unless keys and values are fp8_e4m3, got f16");
   QueryView queries;
   CHECK(error_of(queries, 72) == "no error");
   queries.type = ElementType::q8_0;

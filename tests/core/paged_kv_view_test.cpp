@@ -57,6 +57,12 @@ TEST_CASE("paged kv view: sequences as views of one sequence each") {
   CHECK(view.type == ElementType::q8_0);
   CHECK(view.key_page_stride == 4 * 2 * 34);
   view.value_page_stride += 2;
+  const float scales[4] = {1.0f, 2.0f, 3.0f, 4.0f};
+  view.key_scales = scales;
+  view.value_scales = scales + 2;
+  CHECK(view.key_scale(1) == 2.0f);
+  CHECK(view.value_scale(0) == 3.0f);
+  CHECK(PagedKvView().value_scale(1) == 1.0f);
   for (const int form : {0, 1, 2}) {  // a run of memory a sequence, then pages
     CAPTURE(form);
     view.page_size = form == 0 ? 0 : 4;
@@ -67,6 +73,8 @@ TEST_CASE("paged kv view: sequences as views of one sequence each") {
       const KvCacheView sequence = view.sequence(s);
       CHECK(sequence.num_tokens == num_tokens[s]);
       CHECK(sequence.type == ElementType::q8_0);
+      CHECK(sequence.key_scales == view.key_scales);
+      CHECK(sequence.value_scales == view.value_scales);
       for (int t = 0; t < num_tokens[s]; ++t)
         for (int h = 0; h < 2; ++h) {
           CHECK(sequence.key_row(t, h) == view.key_row(view.place(s, t), h));

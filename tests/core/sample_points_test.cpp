@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <initializer_list>
+
 using namespace quorum;
 
 TEST_CASE("sample points: one in each stratum, the same for the same key") {

@@ -9,6 +9,7 @@ TEST_CASE("step bytes: a dense step reads every key and value") {
   CHECK(head.row_bytes() == 128);
   CHECK(head.dense_bytes(1000) == 256000);
   CHECK(StoredHead{64, ElementType::f32}.dense_bytes(1) == 512);
+  CHECK(StoredHead{64, ElementType::fp8_e4m3}.dense_bytes(10) == 2 * 64 * 10);
   CHECK(StoredHead{64, ElementType::q8_0}.dense_bytes(10) == 2 * 68 * 10);
 }
 

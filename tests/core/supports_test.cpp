@@ -64,7 +64,8 @@ TEST_CASE("what no backend does") {
 TEST_CASE("what a GPU does not do") {
   static const float sinks[8] = {};
   CHECK(CUDA_REASON(f.shape.head_dim = 72) == "shape: head_dim must be 64, 96, 128 or 256 on this device");
-  CHECK(CUDA_REASON(f.kv_type = ElementType::f32) == "kv_type: must be f16 or bf16 on this device");
+  CHECK(CUDA_REASON(f.kv_type = ElementType::f32) == "kv_type: must be f16, bf16 or fp8_e4m3 on this device");
+  CHECK(CUDA_REASON(f.kv_type = ElementType::fp8_e4m3) == "supported");
   CHECK(CUDA_REASON(f.num_rows = 16; f.shape.logit_softcap = 1.0f; f.shape.sliding_window = 1; f.shape.sink_logits = sinks) == "supported");
   CHECK(CUDA_REASON(f.mask = true) == "mask: masks are not supported on this device");
 }

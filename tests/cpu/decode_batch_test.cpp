@@ -90,20 +90,22 @@ using test::Batch;
 using test::BatchSpec;
 
 TEST_CASE("caches hold what they were given, in every type and layout, NaN in between") {
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0})
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0, ElementType::fp8_e4m3})
     for (const test::Layout layout : {test::Layout::nhd, test::Layout::hnd, test::Layout::interleaved}) {
       const int tokens = 5, heads = 3, d = type == ElementType::q8_0 ? 64 : 8;
       const auto keys = test::gaussian_floats(tokens * heads * d, 1), values = test::gaussian_floats(tokens * heads * d, 2);
       const test::TestCache cache({tokens, heads, d, type, layout}, keys, values);
       const KvCacheView view = cache.view();
-      const double step = type == ElementType::f32 ? 0.0 : type == ElementType::f16 ? 0x1p-11 : 0x1p-8;
-      const double least = type == ElementType::q8_0 ? 4.0 / 127 : 0.0;  // a step and more of the largest Gaussians
+      const bool is_fp8 = type == ElementType::fp8_e4m3;
+      const double step = type == ElementType::f32 ? 0.0 : type == ElementType::f16 ? 0x1p-11 : is_fp8 ? 0x1p-4 + 0x1p-20 : 0x1p-8;
+      // Steps of the largest Gaussians, and of subnormals.
+      const double least = type == ElementType::q8_0 ? 4.0 / 127 : is_fp8 ? 0.1 * 0x1p-10 : 0.0;
       size_t from = 0;
       for (int i = 0; i < tokens; ++i)
         for (int h = 0; h < heads; ++h)
           for (int c = 0; c < d; ++c, ++from) {
-            const double key = reference::element(view.key_row(i, h), test::reference_format(type), c);
-            const double value = reference::element(view.value_row(i, h), test::reference_format(type), c);
+            const double key = double(view.key_scale(h)) * reference::element(view.key_row(i, h), test::reference_format(type), c);
+            const double value = double(view.value_scale(h)) * reference::element(view.value_row(i, h), test::reference_format(type), c);
             CHECK(test::near(key, double(keys[from]), least + step * std::fabs(double(keys[from]))));
             CHECK(test::near(value, double(values[from]), least + step * std::fabs(double(values[from]))));
             CHECK(key == cache.keys(h).row(i)[c]);

@@ -220,7 +220,7 @@ TEST_CASE("decode reads what select chooses: shapes, types, layouts") {
     CAPTURE(size[2]);
     CHECK(token_error(Batch(spec), token_options()) <= 1.0);
   }
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0})
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0, ElementType::fp8_e4m3})
     for (const test::Layout layout : {test::Layout::nhd, test::Layout::hnd, test::Layout::interleaved}) {
       BatchSpec spec = coded_batch({500});
       spec.type = spec.query_type = type;

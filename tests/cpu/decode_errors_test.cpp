@@ -177,6 +177,18 @@ TEST_CASE("page_size_mismatch: pages without a size, in any sequence") {
   call.check(DecodeStatus::ok);
 }
 
+TEST_CASE("scales_mismatch: scales beside elements that have none, in any sequence") {
+  const float scales[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+  Refused call;
+  call.sequences[1].kv.value_scales = scales;
+  call.check(DecodeStatus::scales_mismatch);
+  call.sequences[1].kv.value_scales = nullptr;
+  call.sequences[0].kv.key_scales = scales;
+  call.check(DecodeStatus::scales_mismatch);
+  call.sequences[0].kv.key_scales = nullptr;
+  call.check(DecodeStatus::ok);
+}
+
 TEST_CASE("head_dim_mismatch: q8_0 has blocks of 32") {
   const AttentionShape shape{4, 2, 72, 0.0f};
   const std::vector<float> zeros(4 * 300 * 72, 0.0f);

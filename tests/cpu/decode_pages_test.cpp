@@ -91,7 +91,7 @@ DecodeResult decoded(const Batch& batch, const std::vector<KvCacheView>& kv, con
 }  // namespace
 
 TEST_CASE("dense and selected attention over pages") {
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0}) {
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0, ElementType::fp8_e4m3}) {
     const Batch batch = prompts(type, false);
     ThreadExecutor executor(2);
     const DecodeResult all = dense(batch, runs_of(batch), executor), some = selected(batch, runs_of(batch), executor);
@@ -110,7 +110,7 @@ TEST_CASE("dense and selected attention over pages") {
 
 TEST_CASE("build, append and decode over pages, by clusters and by codes, with a certificate") {
   for (const bool codes : {false, true})
-    for (const ElementType type : {ElementType::f16, ElementType::q8_0}) {
+    for (const ElementType type : {ElementType::f16, ElementType::q8_0, ElementType::fp8_e4m3}) {
       const Batch batch = prompts(type, codes);
       DecodeOptions options;
       options.dense_below = 0;

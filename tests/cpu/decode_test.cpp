@@ -61,7 +61,7 @@ TEST_CASE("head_dims, powers of two and others") {
 }
 
 TEST_CASE("element types and layouts") {
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0})
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0, ElementType::fp8_e4m3})
     for (const test::Layout layout : {test::Layout::nhd, test::Layout::hnd, test::Layout::interleaved}) {
       BatchSpec spec;
       spec.shape = {4, 2, type == ElementType::q8_0 ? 96 : 72, 0.0f};

@@ -38,7 +38,7 @@ TEST_CASE("head counts and head_dims, ragged batches") {
 
 TEST_CASE("element types of cache and queries, layouts") {
   ThreadExecutor executor(2);
-  const ElementType types[] = {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0};
+  const ElementType types[] = {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0, ElementType::fp8_e4m3};
   for (const ElementType type : types)
     for (const ElementType query_type : types)
       for (const test::Layout layout : {test::Layout::nhd, test::Layout::hnd, test::Layout::interleaved}) {

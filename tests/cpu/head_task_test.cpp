@@ -28,7 +28,7 @@ TEST_CASE("the task of an item: its sequence, KV head and query heads") {
 }
 
 TEST_CASE("queries are loaded scaled, in every type, for the task's heads alone") {
-  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0}) {
+  for (const ElementType type : {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0, ElementType::fp8_e4m3}) {
     const int d = type == ElementType::q8_0 ? 96 : 72;
     const AttentionShape shape{6, 2, d, 0.5f};
     const test::TestQueries queries(type, 3, 6, d, test::gaussian_floats(3 * 6 * d, 4));

@@ -15,7 +15,7 @@ using namespace quorum::cpu;
 
 namespace {
 
-constexpr ElementType kTypes[] = {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0};
+constexpr ElementType kTypes[] = {ElementType::f32, ElementType::f16, ElementType::bf16, ElementType::q8_0, ElementType::fp8_e4m3};
 
 // Rows of random elements, NaN between them.
 struct Rows {

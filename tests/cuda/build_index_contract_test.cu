@@ -214,7 +214,10 @@ TEST_CASE("cuda build: every error names argument, rule and value") {
   CHECK(message_of([](auto&, auto&, auto& kv, auto&, auto&) { kv.num_tokens = -1; }) ==
         "cuda::build_index: kv.num_tokens must be 0 to 2^30, got -1");
   CHECK(message_of([](auto&, auto&, auto& kv, auto&, auto&) { kv.type = ElementType::f32; }) ==
-        "cuda::build_index: kv.type must be f16 or bf16, got f32");
+        "cuda::build_index: kv.type must be f16, bf16 or fp8_e4m3, got f32");
+  const float scales[2] = {1.0f, 1.0f};
+  CHECK(message_of([&](auto&, auto&, auto& kv, auto&, auto&) { kv.key_scales = scales; }) ==
+        "cuda::build_index: kv.key_scales and kv.value_scales must be null unless keys and values are fp8_e4m3, got f16");
   CHECK(message_of([](auto&, auto&, auto& kv, auto&, auto&) { kv.keys = nullptr; }) ==
         "cuda::build_index: kv.keys must be not null, got null");
   CHECK(message_of([](auto&, auto&, auto& kv, auto&, auto&) { kv.values = nullptr; }) ==

@@ -39,8 +39,12 @@ TEST_CASE("cuda build: clusters, scores, variances, values and codes are those o
     int head_dim;
     ElementType type;
   };
-  for (const Kind kind :
-       {Kind{64, ElementType::bf16}, {64, ElementType::f16}, {96, ElementType::f16}, {128, ElementType::bf16}, {256, ElementType::f16}}) {
+  for (const Kind kind : {Kind{64, ElementType::bf16},
+                          {64, ElementType::f16},
+                          {96, ElementType::f16},
+                          {128, ElementType::bf16},
+                          {256, ElementType::f16},
+                          {64, ElementType::fp8_e4m3}}) {
     CAPTURE(kind.head_dim);
     CAPTURE(int(kind.type));
     const HostCase host(small_case(kind.head_dim, kind.type));

@@ -32,8 +32,8 @@ std::string message_of(Change&& change) {
 TEST_CASE("cuda decoder: every mistake is named: argument, rule, value") {
   CHECK(message_of([](Plan&) {}) == "no error");
   CHECK(message_of([](Plan& p) { p.shape.head_dim = 80; }) == "cuda::Decoder: shape.head_dim must be 64, 96, 128 or 256, got 80");
-  CHECK(message_of([](Plan& p) { p.type = ElementType::f32; }) == "cuda::Decoder: kv_type must be f16 or bf16, got f32");
-  CHECK(message_of([](Plan& p) { p.type = ElementType::q8_0; }) == "cuda::Decoder: kv_type must be f16 or bf16, got q8_0");
+  CHECK(message_of([](Plan& p) { p.type = ElementType::f32; }) == "cuda::Decoder: kv_type must be f16, bf16 or fp8_e4m3, got f32");
+  CHECK(message_of([](Plan& p) { p.type = ElementType::q8_0; }) == "cuda::Decoder: kv_type must be f16, bf16 or fp8_e4m3, got q8_0");
   CHECK(message_of([](Plan& p) { p.options.unit = ReadUnit::tokens; }) == "no error");
   CHECK(message_of([](Plan& p) { p.options.target_error = 0.5f; }) == "no error");
   CHECK(message_of([](Plan& p) { p.options.variance = VarianceModel::diagonal; }) ==
@@ -95,6 +95,10 @@ TEST_CASE("cuda decoder: a status says why nothing was enqueued") {
   CHECK(status_of([](auto& b) { b.num_sequences = b.queries.num_rows = 3; }) == DecodeStatus::too_many_sequences);
   CHECK(status_of([](auto& b) { b.kv.type = ElementType::f16; }) == DecodeStatus::type_mismatch);
   CHECK(status_of([](auto& b) { b.queries.type = ElementType::q8_0; }) == DecodeStatus::type_mismatch);
+  CHECK(status_of([](auto& b) { b.queries.type = ElementType::fp8_e4m3; }) == DecodeStatus::type_mismatch);
+  const float scales[2] = {1.0f, 1.0f};
+  CHECK(status_of([&](auto& b) { b.kv.key_scales = scales; }) == DecodeStatus::scales_mismatch);
+  CHECK(status_of([&](auto& b) { b.kv.value_scales = scales; }) == DecodeStatus::scales_mismatch);
   CHECK(status_of([](auto& b) { b.num_sequences = b.queries.num_rows = 0; }) == DecodeStatus::ok);
   CHECK(download(output.as<float>(), untouched.size()) == untouched);
   CHECK(std::string(status_message(DecodeStatus::type_mismatch)) ==

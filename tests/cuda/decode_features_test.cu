@@ -50,7 +50,8 @@ void check_whole(const HostCase& host, bool sparse_too = true) {
     CHECK(distance(result.output, expected.output) <= 0.01);
     for (size_t i = 0; i < expected.lse.size(); ++i)
       CHECK((result.lse[i] == expected.lse[i] || std::fabs(result.lse[i] - expected.lse[i]) <= 0.01f));
-    for (const HeadReport& report : result.reports) CHECK(report.tokens_read * int64_t(kDim) * 4 == report.bytes_dense);
+    for (const HeadReport& report : result.reports)
+      CHECK(report.tokens_read * int64_t(kDim) * 2 * element_bytes(host.options().type) == report.bytes_dense);
   }
 }
 
@@ -116,7 +117,7 @@ TEST_CASE("cuda decode: capped scores, in every segment that is attended") {
   CaseOptions options = feature_case({700});
   options.shape.logit_softcap = 2.0f;
   options.shape.sm_scale = 0.5f;
-  for (const ElementType type : {ElementType::bf16, ElementType::f16}) {
+  for (const ElementType type : {ElementType::bf16, ElementType::f16, ElementType::fp8_e4m3}) {
     options.type = type;
     const HostCase host(options);
     check_whole(host);

@@ -63,7 +63,8 @@ void check_against_cpu(const HostCase& host, const DecodeOptions& options, doubl
 
 TEST_CASE("cuda decode by tokens: budgets, targets and errors as on the CPU, for every head_dim and type") {
   for (const int head_dim : {64, 96, 128, 256})
-    for (const auto& [group, type] : {std::pair{1, ElementType::f16}, std::pair{4, ElementType::bf16}, std::pair{16, ElementType::f16}}) {
+    for (const auto& [group, type] : {std::pair{1, ElementType::f16}, std::pair{4, ElementType::bf16}, std::pair{16, ElementType::f16},
+                                      std::pair{3, ElementType::fp8_e4m3}}) {
       CAPTURE(head_dim);
       CAPTURE(group);
       CaseOptions options = token_case(head_dim, group);

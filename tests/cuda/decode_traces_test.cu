@@ -11,10 +11,11 @@
 namespace quorum::test {
 namespace {
 
-CaseOptions recorded_layer(const std::string& trace) {
+CaseOptions recorded_layer(const std::string& trace, bool in_fp8 = false) {
   CaseOptions options;
   options.trace = trace;
   options.num_tokens = {8192};
+  if (in_fp8) options.type = ElementType::fp8_e4m3;
   return options;
 }
 
@@ -48,8 +49,13 @@ TEST_CASE("cuda decode: whole clusters of the repository's layer") {
   CHECK(std::fabs(double(tokens) / double(cpu_tokens) - 1.0) <= 0.25);
 }
 
-// Where estimates are off, the certificate sees to it that more is read, once, and says what came of it.
-void check_certified_clusters(const std::string& trace) {
+struct BoundCount {
+  int heads = 0, missed = 0;
+};
+
+// Where estimates are off, the certificate sees to it that more is read, once, and says what came of it; its bound may be missed at the
+// rate that it states.
+void check_certified_clusters(const std::string& trace, BoundCount& bounds) {
   CAPTURE(trace);
   CaseOptions options = recorded_layer(trace);
   options.index.cluster_size = 16;
@@ -66,14 +72,16 @@ void check_certified_clusters(const std::string& trace) {
     const double attained = std::exp(double(result.lse[i]) - double(expected.lse[i]));
     CHECK(own.path == DecodePath::sparse);
     CHECK(attained >= 0.85);
-    CHECK(double(own.attained_ratio_lower_bound) <= attained + 0.01);
+    ++bounds.heads;
+    bounds.missed += double(own.attained_ratio_lower_bound) > attained + 0.01;
   }
 }
 
 // spread: how far the number of tokens may be from the CPU's, which reads on where one widening has to do here.
-void check_tokens(const std::string& trace, double spread, float lse_difference) {
+void check_tokens(const std::string& trace, bool in_fp8, double spread, float lse_difference) {
   CAPTURE(trace);
-  const HostCase host(recorded_layer(trace));
+  CAPTURE(in_fp8);
+  const HostCase host(recorded_layer(trace, in_fp8));
   const CaseResult expected = host.reference();
   enum class Goal { ratio, certified_ratio, error };
   for (const Goal goal : {Goal::ratio, Goal::certified_ratio, Goal::error}) {
@@ -100,13 +108,19 @@ void check_tokens(const std::string& trace, double spread, float lse_difference)
   }
 }
 
-TEST_CASE("cuda decode: tokens of the repository's layer") { check_tokens(kExampleTrace, 0.08, 0.02f); }
+TEST_CASE("cuda decode: tokens of the repository's layer, and of the same in fp8_e4m3") {
+  check_tokens(kExampleTrace, false, 0.08, 0.02f);
+  check_tokens(kExampleTrace, true, 0.08, 0.02f);
+}
 
 TEST_CASE("cuda decode: recorded layers of SmolLM2 and Gemma, where they are") {
+  BoundCount bounds;
   for (const std::string& trace : shared_traces()) {
-    check_certified_clusters(trace);
-    check_tokens(trace, 0.5, 0.05f);
+    check_certified_clusters(trace, bounds);
+    check_tokens(trace, false, 0.5, 0.05f);
   }
+  CAPTURE(bounds.heads);
+  CHECK(bounds.missed <= 1 + bounds.heads / 20);  // the confidence is 0.95
 }
 
 }  // namespace

@@ -81,7 +81,7 @@ TEST_CASE("cuda scoring: weights of clusters and of always-read tokens are those
 
 TEST_CASE("cuda scoring: types of keys and queries, the index without codes, no variance model") {
   for (const ElementType query_type : {ElementType::f32, ElementType::f16, ElementType::bf16})
-    for (const ElementType type : {ElementType::f16, ElementType::bf16}) {
+    for (const ElementType type : {ElementType::f16, ElementType::bf16, ElementType::fp8_e4m3}) {
       CaseOptions options = small_case(64, 3);
       options.type = type;
       options.query_type = query_type;

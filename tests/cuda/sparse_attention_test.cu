@@ -54,7 +54,7 @@ CaseResult attend(StepCase& step, const Lists& lists, DecodePath path = DecodePa
 TEST_CASE("cuda attention: given lists, for every shape, type and policy") {
   for (const int head_dim : {64, 96, 128, 256})
     for (const int group : {1, 4, 9, 16})
-      for (const ElementType type : {ElementType::bf16, ElementType::f16}) {
+      for (const ElementType type : {ElementType::bf16, ElementType::f16, ElementType::fp8_e4m3}) {
         CAPTURE(head_dim);
         CAPTURE(group);
         CAPTURE(element_name(type));

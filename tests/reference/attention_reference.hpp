@@ -34,8 +34,15 @@ inline double decode_binary(std::uint32_t bits, int exponent_bits, int mantissa_
 }
 inline double decode_f16(std::uint16_t bits) { return decode_binary(bits, 5, 10); }
 inline double decode_bf16(std::uint16_t bits) { return decode_binary(bits, 8, 7); }
+// OCP 8-bit E4M3: bias 7, no infinities, exponent and mantissa of all ones are NaN.
+inline double decode_e4m3(std::uint8_t bits) {
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  if (exponent == 15 && mantissa == 7) return std::numeric_limits<double>::quiet_NaN();
+  const double magnitude = exponent == 0 ? std::ldexp(double(mantissa), -9) : std::ldexp(double(8 + mantissa), exponent - 10);
+  return bits >= 128 ? -magnitude : magnitude;
+}
 
-enum class Format { f32, f16, bf16, q8_0 };
+enum class Format { f32, f16, bf16, q8_0, fp8_e4m3 };
 
 // Element i of an array that lies anywhere in memory.
 inline double element(const void* array, Format format, std::int64_t i) {
@@ -51,6 +58,7 @@ inline double element(const void* array, Format format, std::int64_t i) {
     std::memcpy(&scale, block, 2);
     return decode_f16(scale) * double(static_cast<signed char>(block[2 + i % 32]));
   }
+  if (format == Format::fp8_e4m3) return decode_e4m3(std::uint8_t(bytes[i]));
   std::uint16_t x;
   std::memcpy(&x, bytes + 2 * i, 2);
   return format == Format::f16 ? decode_f16(x) : decode_bf16(x);

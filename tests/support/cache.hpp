@@ -23,6 +23,8 @@ inline reference::Format reference_format(ElementType type) {
       return reference::Format::bf16;
     case ElementType::q8_0:
       return reference::Format::q8_0;
+    case ElementType::fp8_e4m3:
+      return reference::Format::fp8_e4m3;
   }
   return reference::Format::f32;
 }
@@ -43,6 +45,8 @@ class ElementBlock {
       set_row(first, block, q8_0::kElements);
     } else if (type_ == ElementType::f32) {
       std::memcpy(bytes_.data() + 4 * i, &x, 4);
+    } else if (type_ == ElementType::fp8_e4m3) {
+      bytes_[size_t(i)] = std::byte(from_float<fp8_e4m3>(x).bits);
     } else {
       const uint16_t bits = type_ == ElementType::f16 ? from_float<f16>(x).bits : from_float<bf16>(x).bits;
       std::memcpy(bytes_.data() + 2 * i, &bits, 2);
@@ -81,7 +85,8 @@ struct CacheShape {
   Layout layout = Layout::nhd;
 };
 
-// Owns the keys and values of one sequence. A gap of 8 elements (q8_0: a block) follows every row and three rows every array, all NaN.
+// Owns the keys and values of one sequence. A gap of 8 elements (q8_0: a block) follows every row and three rows every array, all NaN. In
+// fp8_e4m3 every head has scales of its own.
 class TestCache {
  public:
   // keys, values: [num_tokens][num_kv_heads][head_dim]
@@ -90,25 +95,40 @@ class TestCache {
         block_(shape.type, 2 * plane()),
         keys_(size_t(shape.num_kv_heads), reference::Matrix(shape.num_tokens, shape.head_dim)),
         values_(keys_) {
+    for (int h = 0; h < shape.num_kv_heads; ++h) {
+      const bool scaled = shape.type == ElementType::fp8_e4m3;
+      key_scales_.push_back(scaled ? 0.017f * float(h + 1) : 1.0f);
+      value_scales_.push_back(scaled ? 0.02f / float(h + 1) : 1.0f);
+    }
     size_t from = 0;
     for (int i = 0; i < shape.num_tokens; ++i)
       for (int h = 0; h < shape.num_kv_heads; ++h, from += size_t(shape.head_dim)) {
-        block_.set_row(at(i, h), keys.data() + from, shape.head_dim);
-        block_.set_row(value_offset() + at(i, h), values.data() + from, shape.head_dim);
+        std::vector<float> row(size_t(shape.head_dim));
+        const auto set_row = [&](int64_t place, const std::vector<float>& rows, float scale) {
+          for (size_t c = 0; c < row.size(); ++c) row[c] = rows[from + c] / scale;
+          block_.set_row(place, row.data(), shape.head_dim);
+        };
+        set_row(at(i, h), keys, key_scales_[size_t(h)]);
+        set_row(value_offset() + at(i, h), values, value_scales_[size_t(h)]);
         refresh(i, h);
       }
   }
 
   KvCacheView view() const {
     const int64_t token = block_.offset(token_stride()), head = block_.offset(head_stride());
-    return {block_.at(0), block_.at(value_offset()), shape_.type, shape_.num_tokens, token, head, token, head};
+    KvCacheView view{block_.at(0), block_.at(value_offset()), shape_.type, shape_.num_tokens, token, head, token, head};
+    if (shape_.type == ElementType::fp8_e4m3) {
+      view.key_scales = key_scales_.data();
+      view.value_scales = value_scales_.data();
+    }
+    return view;
   }
   void set_key(int token, int kv_head, int c, float x) {
-    block_.set(at(token, kv_head) + c, x);
+    block_.set(at(token, kv_head) + c, x / key_scales_[size_t(kv_head)]);
     refresh(token, kv_head);
   }
   void set_value(int token, int kv_head, int c, float x) {
-    block_.set(value_offset() + at(token, kv_head) + c, x);
+    block_.set(value_offset() + at(token, kv_head) + c, x / value_scales_[size_t(kv_head)]);
     refresh(token, kv_head);
   }
   // The rows of a token as another cache of this shape holds them, bit for bit.
@@ -147,13 +167,14 @@ class TestCache {
 
   void refresh(int token, int kv_head) {
     for (int c = 0; c < shape_.head_dim; ++c) {
-      keys_[size_t(kv_head)].row(token)[c] = block_.get(at(token, kv_head) + c);
-      values_[size_t(kv_head)].row(token)[c] = block_.get(value_offset() + at(token, kv_head) + c);
+      keys_[size_t(kv_head)].row(token)[c] = double(key_scales_[size_t(kv_head)]) * block_.get(at(token, kv_head) + c);
+      values_[size_t(kv_head)].row(token)[c] = double(value_scales_[size_t(kv_head)]) * block_.get(value_offset() + at(token, kv_head) + c);
     }
   }
 
   CacheShape shape_;
   ElementBlock block_;
+  std::vector<float> key_scales_, value_scales_;  // [num_kv_heads]
   std::vector<reference::Matrix> keys_, values_;  // [num_kv_heads]
 };
 

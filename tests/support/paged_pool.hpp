@@ -22,9 +22,9 @@ struct PoolSpec {
 
 class PagedPool {
  public:
-  // caches: of one element type. Caller: sequences that share pages have the same rows there.
+  // caches: of one element type, with the same scales. Caller: sequences that share pages have the same rows there.
   PagedPool(const PoolSpec& spec, int num_kv_heads, int head_dim, std::span<const KvCacheView> caches)
-      : spec_(spec), num_kv_heads_(num_kv_heads), row_bytes_(row_bytes(caches[0].type, head_dim)), type_(caches[0].type) {
+      : spec_(spec), num_kv_heads_(num_kv_heads), first_(caches[0]), row_bytes_(row_bytes(caches[0].type, head_dim)) {
     deal_pages(caches);
     keys_.assign(size_t(pages_.size()) * size_t(page_bytes()), std::byte(0xff));
     values_ = keys_;
@@ -42,7 +42,9 @@ class PagedPool {
     PagedKvView view;
     view.keys = keys_.data();
     view.values = together ? keys_.data() + page_bytes() / 2 : values_.data();
-    view.type = type_;
+    view.type = first_.type;
+    view.key_scales = first_.key_scales;
+    view.value_scales = first_.value_scales;
     view.key_page_stride = view.value_page_stride = page_bytes();
     view.key_token_stride = view.value_token_stride = int64_t(row_bytes_) * (by_token ? num_kv_heads_ : 1);
     view.key_head_stride = view.value_head_stride = int64_t(row_bytes_) * (by_token ? 1 : spec_.page_size);
@@ -91,8 +93,9 @@ class PagedPool {
   }
 
   PoolSpec spec_;
-  int num_kv_heads_, row_bytes_;
-  ElementType type_;
+  int num_kv_heads_;
+  KvCacheView first_;  // whose type and scales all have
+  int row_bytes_;
   int pages_per_sequence_ = 0;
   std::vector<int32_t> pages_, indices_, indptr_ = {0}, num_tokens_;
   std::vector<std::byte> keys_, values_;

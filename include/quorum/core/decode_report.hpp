@@ -59,6 +59,7 @@ enum class DecodeStatus : uint8_t {
   too_many_tokens,      // a sequence is longer than the plan was sized for
   too_many_workers,     // the executor runs more workers than the plan was sized for
   page_size_mismatch,   // a cache has pages but no page size
+  scales_mismatch,      // a cache has scales, but keys and values are not fp8_e4m3
   head_dim_mismatch,    // keys, values or queries are q8_0, but head_dim is not a multiple of 32
   index_mismatch,       // an index has other heads or another head_dim, or covers more tokens than the cache
   codes_missing,        // ReadUnit::tokens or a target error was planned, but an index was built without residual codes
@@ -66,7 +67,7 @@ enum class DecodeStatus : uint8_t {
   report_too_small,     // reports are wanted, but there is no room for num_rows * num_qo_heads
   selection_too_small,  // select: a row needs more than `capacity` tokens; its count says how many
   scope_mismatch,       // select: needs SelectionScope::group
-  type_mismatch,        // GPU: keys and values are not of the type that was planned for, or queries are q8_0
+  type_mismatch,        // GPU: keys and values are not of the type that was planned for, or queries are q8_0 or fp8_e4m3
   launch_failed,        // the GPU's runtime refused a kernel; it says why
   too_many_rows,        // a sequence has more query rows than the plan was sized for, or none
   rows_mismatch,        // select: a sequence has more than one query row
@@ -86,6 +87,8 @@ constexpr const char* status_message(DecodeStatus status) {
       return "decode: executor.num_workers() must be at most limits.num_workers";
     case DecodeStatus::page_size_mismatch:
       return "decode: kv.page_size must be at least 1 with pages";
+    case DecodeStatus::scales_mismatch:
+      return "decode: kv.key_scales and kv.value_scales must be null unless keys and values are fp8_e4m3";
     case DecodeStatus::head_dim_mismatch:
       return "decode: head_dim must be a multiple of 32 with keys, values or queries in q8_0";
     case DecodeStatus::index_mismatch:

@@ -1,4 +1,5 @@
-// Element types of keys, values and queries: f32, f16 and bf16, stored as raw bits so that no compiler support is needed, and ggml's q8_0.
+// Element types of keys, values and queries: f32, f16, bf16 and fp8_e4m3, stored as raw bits so that no compiler support is needed, and
+// ggml's q8_0.
 #pragma once
 
 #include <bit>
@@ -16,6 +17,10 @@ struct f16 {
 struct bf16 {
   uint16_t bits = 0;
 };
+// 8 bits in the form of OCP's and torch's float8_e4m3fn, raw bits: 4 of exponent, 3 of mantissa, magnitudes up to 448, NaN and no infinity.
+struct fp8_e4m3 {
+  uint8_t bits = 0;
+};
 
 // A block of 32 neighbouring elements of a row as ggml keeps it (block_q8_0): element i = scale * q[i], exact in a float.
 struct q8_0 {
@@ -25,12 +30,25 @@ struct q8_0 {
 };
 static_assert(sizeof(q8_0) == 34 && alignof(q8_0) == 2, "rows are read as they lie in the caller's memory");
 
-enum class ElementType : uint8_t { f32, f16, bf16, q8_0 };
+enum class ElementType : uint8_t { f32, f16, bf16, q8_0, fp8_e4m3 };
 
 // Elements that are stored together: head_dim must be a multiple.
 constexpr int block_elements(ElementType type) { return type == ElementType::q8_0 ? q8_0::kElements : 1; }
 // Of one element, where each lies by itself; 0 for q8_0. The size of a row is row_bytes().
-constexpr int element_bytes(ElementType type) { return type == ElementType::f32 ? 4 : type == ElementType::q8_0 ? 0 : 2; }
+constexpr int element_bytes(ElementType type) {
+  switch (type) {
+    case ElementType::f32:
+      return 4;
+    case ElementType::q8_0:
+      return 0;
+    case ElementType::fp8_e4m3:
+      return 1;
+    case ElementType::f16:
+    case ElementType::bf16:
+      break;
+  }
+  return 2;
+}
 // Of a row of head_dim elements, a multiple of block_elements(type).
 constexpr int row_bytes(ElementType type, int head_dim) {
   return type == ElementType::q8_0 ? head_dim / q8_0::kElements * int(sizeof(q8_0)) : head_dim * element_bytes(type);
@@ -45,6 +63,8 @@ constexpr const char* element_name(ElementType type) {
       return "bf16";
     case ElementType::q8_0:
       return "q8_0";
+    case ElementType::fp8_e4m3:
+      return "fp8_e4m3";
   }
   return "unknown";
 }
@@ -67,6 +87,10 @@ template <>
 struct ElementTypeOf<q8_0> {
   static constexpr ElementType value = ElementType::q8_0;
 };
+template <>
+struct ElementTypeOf<fp8_e4m3> {
+  static constexpr ElementType value = ElementType::fp8_e4m3;
+};
 
 constexpr float to_float(float x) { return x; }
 constexpr float to_float(bf16 x) { return std::bit_cast<float>(uint32_t(x.bits) << 16); }
@@ -77,6 +101,21 @@ constexpr float to_float(f16 x) {
   if (exponent != 0) return std::bit_cast<float>(sign | ((uint32_t(exponent) << 13) + (mantissa << 13) + (112u << 23)));
   const float magnitude = float(mantissa) * 0x1p-24f;
   return sign != 0 ? -magnitude : magnitude;
+}
+// Exact, subnormals and NaN included.
+constexpr float to_float(fp8_e4m3 x) {
+  const uint32_t sign = uint32_t(x.bits & 0x80) << 24, magnitude = x.bits & 0x7f;
+  if (magnitude == 0x7f) return std::bit_cast<float>(sign | 0x7fc00000);
+  if (magnitude >= 8) return std::bit_cast<float>(sign | ((magnitude << 20) + (120u << 23)));
+  return float(magnitude) * (sign != 0 ? -0x1p-9f : 0x1p-9f);
+}
+
+// Two fp8_e4m3, in bytes 0 and 2, as two f16 of 2^-8 the value, exactly: the fields stay, the exponents' biases are 7 and 15. NaN stays
+// NaN.
+constexpr uint32_t fp8_as_f16(uint32_t two) {
+  const uint32_t magnitudes = (two & 0x007f007f) << 7;
+  const uint32_t nans = (magnitudes + 0x00800080) & 0x40004000;  // only the largest pattern carries into the exponent's last free bit
+  return (two & 0x00800080) << 8 | magnitudes | nans;
 }
 
 template <class T>
@@ -105,6 +144,20 @@ constexpr f16 from_float<f16>(float x) {
   }
   const uint32_t rebased = magnitude - (112u << 23);
   return {uint16_t(sign | ((rebased + 0xfff + ((rebased >> 13) & 1)) >> 13))};
+}
+// Round to nearest even. What is beyond 448 becomes 448; infinity, for which there is no pattern, and NaN become NaN.
+template <>
+constexpr fp8_e4m3 from_float<fp8_e4m3>(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x), magnitude = bits & 0x7fffffff;
+  const uint8_t sign = uint8_t(bits >> 24 & 0x80);
+  if (magnitude >= 0x7f800000) return {uint8_t(sign | 0x7f)};
+  if (magnitude >= 0x43e00000) return {uint8_t(sign | 0x7e)};  // 448
+  if (magnitude < 0x3c800000) {                                // below 2^-6: subnormal, adding 2^14 rounds at 2^-9
+    const uint32_t rounded = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0x1p14f);
+    return {uint8_t(sign | (rounded - 0x46800000))};
+  }
+  const uint32_t rebased = magnitude - (120u << 23);
+  return {uint8_t(sign | ((rebased + 0x7ffff + ((rebased >> 20) & 1)) >> 20))};
 }
 
 // Quantises a row as ggml's reference does: per block scale = largest magnitude / 127, rounded to f16, and q by the scale before that

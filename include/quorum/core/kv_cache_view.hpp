@@ -11,8 +11,9 @@ namespace quorum {
 //
 // Shapes: row (token, kv_head) holds head_dim contiguous elements at `keys + token * key_token_stride + kv_head * key_head_stride`;
 // with pages at `keys + pages[token / page_size] * key_page_stride + (token % page_size) * key_token_stride + kv_head * key_head_stride`.
-// Values likewise. Units: strides in bytes, any sign and order, so that NHD, HND and interleaved keys and values are all views.
-// Caller: rows are aligned to their element, q8_0 to 2 bytes; page numbers are not checked.
+// Values likewise. In fp8_e4m3 an element is what its row holds times the scale of its KV head. Units: strides in bytes, any sign and
+// order, so that NHD, HND and interleaved keys and values are all views. Caller: rows are aligned to their element, q8_0 to 2 bytes; page
+// numbers and scales are not checked.
 struct KvCacheView {
   const std::byte* keys = nullptr;
   const std::byte* values = nullptr;
@@ -26,6 +27,8 @@ struct KvCacheView {
   int page_size = 0;               // tokens of a page; any with pages null
   int64_t key_page_stride = 0;
   int64_t value_page_stride = 0;
+  const float* key_scales = nullptr;    // [num_kv_heads], with fp8_e4m3 only; null: 1
+  const float* value_scales = nullptr;  // the same
 
   QUORUM_HOST_DEVICE const std::byte* key_row(int token, int kv_head) const {
     return keys + token_offset(token, key_page_stride, key_token_stride) + kv_head * key_head_stride;
@@ -33,6 +36,9 @@ struct KvCacheView {
   QUORUM_HOST_DEVICE const std::byte* value_row(int token, int kv_head) const {
     return values + token_offset(token, value_page_stride, value_token_stride) + kv_head * value_head_stride;
   }
+
+  QUORUM_HOST_DEVICE float key_scale(int kv_head) const { return key_scales == nullptr ? 1.0f : key_scales[kv_head]; }
+  QUORUM_HOST_DEVICE float value_scale(int kv_head) const { return value_scales == nullptr ? 1.0f : value_scales[kv_head]; }
 
   // The first `count` tokens of this view.
   KvCacheView first(int count) const {
@@ -93,9 +99,16 @@ struct QueryView {
   }
 };
 
+// False if there are scales that no element would be multiplied by. Kv: KvCacheView or PagedKvView.
+template <class Kv>
+constexpr bool scales_fit(const Kv& kv) {
+  return kv.type == ElementType::fp8_e4m3 || (kv.key_scales == nullptr && kv.value_scales == nullptr);
+}
+
 // Errors: Error(invalid_argument) unless rows of head_dim elements can lie as the view says. Pointers and num_tokens are not looked at.
 inline void validate(const KvCacheView& kv, int head_dim, const char* function) {
   require(kv.pages == nullptr || kv.page_size >= 1, function, "kv.page_size", "at least 1 with pages", kv.page_size);
+  require(scales_fit(kv), function, "kv.key_scales and kv.value_scales", "null unless keys and values are fp8_e4m3", element_name(kv.type));
   require(head_dim % block_elements(kv.type) == 0, function, "shape.head_dim", "a multiple of 32 with keys and values in q8_0", head_dim);
 }
 inline void validate(const QueryView& queries, int head_dim, const char* function) {

@@ -8,7 +8,8 @@ namespace quorum {
 // Where the pages of a batch lie; owns nothing. A cache without pages is one page a sequence.
 //
 // Shapes: the row of a token and KV head is at `keys + page * key_page_stride + token_in_page * key_token_stride +
-// kv_head * key_head_stride`. Units: strides in bytes. Memory: all pointers on the device that uses the view.
+// kv_head * key_head_stride`, elements in fp8_e4m3 times the scale of the KV head. Units: strides in bytes. Memory: all pointers on the
+// device that uses the view.
 struct PagedKvView {
   const std::byte* keys = nullptr;
   const std::byte* values = nullptr;
@@ -23,7 +24,9 @@ struct PagedKvView {
   const int32_t* page_indices = nullptr;  // [..]; null: page s is all of sequence s
   const int32_t* page_indptr = nullptr;   // [num_sequences + 1], FlashInfer's form; null: rows of pages_per_sequence, vLLM's block_table
   int pages_per_sequence = 0;
-  int page_size = 0;  // tokens of a page; any with page_indices null
+  int page_size = 0;                    // tokens of a page; any with page_indices null
+  const float* key_scales = nullptr;    // [num_kv_heads], with fp8_e4m3 only; null: 1
+  const float* value_scales = nullptr;  // the same
 
   // Where a token is, before the KV head is known: both offsets from the page's.
   struct Place {
@@ -45,9 +48,14 @@ struct PagedKvView {
     return values + place.page * value_page_stride + place.token * value_token_stride + kv_head * value_head_stride;
   }
 
+  QUORUM_HOST_DEVICE float key_scale(int kv_head) const { return key_scales == nullptr ? 1.0f : key_scales[kv_head]; }
+  QUORUM_HOST_DEVICE float value_scale(int kv_head) const { return value_scales == nullptr ? 1.0f : value_scales[kv_head]; }
+
   // One sequence of the batch, without copying; num_tokens and page_indices are read here, so they must be in the caller's memory.
   KvCacheView sequence(int s) const {
     KvCacheView view{keys, values, type, num_tokens[s], key_token_stride, key_head_stride, value_token_stride, value_head_stride};
+    view.key_scales = key_scales;
+    view.value_scales = value_scales;
     if (page_indices == nullptr) {
       view.keys += s * key_page_stride;
       view.values += s * value_page_stride;

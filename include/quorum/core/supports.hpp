@@ -10,7 +10,11 @@ namespace cuda {
 
 // What kernels are compiled for.
 constexpr bool has_kernels(int head_dim) { return head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256; }
-constexpr bool has_kernels(ElementType kv_type) { return kv_type == ElementType::f16 || kv_type == ElementType::bf16; }
+constexpr bool has_kernels(ElementType kv_type) {
+  return kv_type == ElementType::f16 || kv_type == ElementType::bf16 || kv_type == ElementType::fp8_e4m3;
+}
+inline constexpr const char* kKvTypeRule = "f16, bf16 or fp8_e4m3";
+constexpr bool takes_queries(ElementType type) { return type == ElementType::f32 || type == ElementType::f16 || type == ElementType::bf16; }
 
 }  // namespace cuda
 
@@ -47,7 +51,7 @@ inline const char* unsupported_reason(const AttentionFeatures& f, Backend backen
   if (f.num_rows < 1 || f.num_rows > 1024) return "num_rows: 1 to 1024 query rows of a sequence are supported, prefill is not";
   if (backend == Backend::cpu) return nullptr;
   if (!cuda::has_kernels(shape.head_dim)) return "shape: head_dim must be 64, 96, 128 or 256 on this device";
-  if (!cuda::has_kernels(f.kv_type)) return "kv_type: must be f16 or bf16 on this device";
+  if (!cuda::has_kernels(f.kv_type)) return "kv_type: must be f16, bf16 or fp8_e4m3 on this device";
   if (f.mask) return "mask: masks are not supported on this device";
   return nullptr;
 }

@@ -123,10 +123,11 @@ void add_rows(const RowKernels& kernels, const KvCacheView& cache, int kv_head, 
     const int count = values.count;
     for (int g = 0; g < kernels.num_heads && count < kTileRows; ++g)
       std::fill(scratch.tile.row(g) + count, scratch.tile.row(g) + kTileRows, -kInfinity);
-    kernels.score({keys[current].rows, values.rows, count, count, head_dim}, scratch.queries, scratch.tile);
+    kernels.score({keys[current].rows, values.rows, count, count, head_dim, kv.key_scale(kv_head)}, scratch.queries, scratch.tile);
     adjust(begin, count);
     for (int g = 0; g < kernels.num_heads; ++g) fold_tile(scratch.tile.row(g), scratch.states[g], scratch.accumulated.row(g), dim);
-    kernels.accumulate({values.rows, keys[current ^ 1].rows, count, keys[current ^ 1].count, head_dim}, scratch.tile, scratch.accumulated);
+    kernels.accumulate({values.rows, keys[current ^ 1].rows, count, keys[current ^ 1].count, head_dim, kv.value_scale(kv_head)},
+                       scratch.tile, scratch.accumulated);
   }
 }
 

@@ -137,7 +137,8 @@ inline void attend_listed_values(const HeadTask& task, int first, int last) {
       [&](int i) { return task.kv.value_row(task.shared->tokens[i], task.kv_head); },
       [&](int begin, const RowPointers& tile, const RowPointers& next) {
         const HeadRows weights{task.shared->weights.data + begin, task.shared->weights.stride};
-        task.kernels.accumulate({tile.rows, next.rows, tile.count, next.count, task.head_dim()}, weights, task.own().accumulated);
+        task.kernels.accumulate({tile.rows, next.rows, tile.count, next.count, task.head_dim(), task.value_scale()}, weights,
+                                task.own().accumulated);
       });
 }
 
@@ -152,10 +153,12 @@ inline void attend_listed(const HeadTask& task, const ReadState& state, int firs
         RowPointers values;
         values.count = keys.count;
         for (int i = 0; i < keys.count; ++i) values.rows[i] = task.kv.value_row(task.shared->tokens[begin + i], task.kv_head);
-        task.kernels.score({keys.rows, values.rows, keys.count, values.count, task.head_dim()}, task.own().queries, weights);
+        task.kernels.score({keys.rows, values.rows, keys.count, values.count, task.head_dim(), task.key_scale()}, task.own().queries,
+                           weights);
         adjust_scores(task, weights, keys.count, [&](int i) { return task.shared->tokens[begin + i]; });
         for (int g = 0; g < task.num_heads; ++g) sum[g] += double(weigh_scores(weights.row(g), keys.count, state.reference[g]));
-        task.kernels.accumulate({values.rows, next.rows, values.count, next.count, task.head_dim()}, weights, task.own().accumulated);
+        task.kernels.accumulate({values.rows, next.rows, values.count, next.count, task.head_dim(), task.value_scale()}, weights,
+                                task.own().accumulated);
       });
 }
 

@@ -150,6 +150,7 @@ class Decoder {
       if (sequence.num_rows < 1 || sequence.num_rows > limits_.max_rows) return DecodeStatus::too_many_rows;
       if (sequence.kv.num_tokens > limits_.max_tokens) return DecodeStatus::too_many_tokens;
       if (sequence.kv.pages != nullptr && sequence.kv.page_size < 1) return DecodeStatus::page_size_mismatch;
+      if (!scales_fit(sequence.kv)) return DecodeStatus::scales_mismatch;
       if (shape_.head_dim % block_elements(sequence.kv.type) != 0) return DecodeStatus::head_dim_mismatch;
       if (sequence.index == nullptr) continue;
       const ClusterIndexView& index = *sequence.index;

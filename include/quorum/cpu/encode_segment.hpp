@@ -24,9 +24,11 @@ inline constexpr int kLoadRows = 256;
 // Rows of keys or values as floats, `out` [tokens][head_dim]. Rows with NaN or Inf become zero and set `non_finite`.
 inline void load_rows(const BuildInput& input, bool values, int kv_head, std::span<const int32_t> tokens, float* out, bool& non_finite) {
   const int d = input.shape->head_dim;
+  const KvCacheView& kv = *input.kv;
+  const float scale = values ? kv.value_scale(kv_head) : kv.key_scale(kv_head);
   AlignedVector<float> row(size_t(padded_dim(d)));
   for (const int32_t token : tokens) {
-    load_row(values ? input.kv->value_row(token, kv_head) : input.kv->key_row(token, kv_head), input.kv->type, d, 1.0f, row.data());
+    load_row(values ? kv.value_row(token, kv_head) : kv.key_row(token, kv_head), kv.type, d, scale, row.data());
     if (simd::all_finite(row.data(), int(row.size()))) {
       std::copy_n(row.data(), d, out);
     } else {

@@ -38,6 +38,8 @@ struct HeadTask {
   WorkerScratch& own() const { return workers[team.worker]; }
   int head_dim() const { return shape->head_dim; }
   int row_bytes() const { return quorum::row_bytes(kv.type, shape->head_dim); }  // of a key, and of a value
+  float key_scale() const { return kv.key_scale(kv_head); }
+  float value_scale() const { return kv.value_scale(kv_head); }
   int num_rows() const { return num_heads / heads_per_row; }
 
   // Query row and query head of the g-th head; whether its row sees a token that passes the filter.

@@ -52,7 +52,7 @@ inline void score_listed_tokens(const HeadTask& task, int first, int last) {
       [&](int begin, RowPointers& tile, const RowPointers& next) {
         if (bytes <= kMaxGatheredBytes) gather_rows(tile, bytes, task.own().gathered);
         const HeadRows out{task.shared->weights.data + begin, task.shared->weights.stride};
-        task.kernels.score({tile.rows, next.rows, tile.count, next.count, task.head_dim()}, task.own().queries, out);
+        task.kernels.score({tile.rows, next.rows, tile.count, next.count, task.head_dim(), task.key_scale()}, task.own().queries, out);
         adjust_scores(task, out, tile.count, [&](int i) { return task.shared->tokens[begin + i]; });
       });
 }

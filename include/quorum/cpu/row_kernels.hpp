@@ -75,6 +75,8 @@ inline RowKernels row_kernels(ElementType type, int num_heads) {
       return detail::row_kernels_of<f16>(num_heads);
     case ElementType::q8_0:
       return detail::row_kernels_of<q8_0>(num_heads);
+    case ElementType::fp8_e4m3:
+      return detail::row_kernels_of<fp8_e4m3>(num_heads);
     case ElementType::bf16:
       break;
   }
@@ -88,9 +90,9 @@ void load_row_of(const std::byte* row, int head_dim, float factor, float* out) {
   using namespace simd;
   for (int c = head_dim; c < padded_dim(head_dim); ++c) out[c] = 0.0f;
   int c = 0;
-  for (; c + kVectorSize <= head_dim; c += kVectorSize) store(out + c, RowChunk<T>(row, c).load(0) * Vector(factor));
+  for (; c + kVectorSize <= head_dim; c += kVectorSize) store(out + c, RowChunk<T>(row, c, 1.0f).load(0) * Vector(factor));
   if constexpr (RowChunk<T>::kAnyDim)
-    if (c < head_dim) store(out + c, RowChunk<T>(row, c).load_first(head_dim - c) * Vector(factor));
+    if (c < head_dim) store(out + c, RowChunk<T>(row, c, 1.0f).load_first(head_dim - c) * Vector(factor));
 }
 
 }  // namespace detail
@@ -106,6 +108,8 @@ inline void load_row(const std::byte* row, ElementType type, int head_dim, float
       return detail::load_row_of<bf16>(row, head_dim, factor, out);
     case ElementType::q8_0:
       return detail::load_row_of<q8_0>(row, head_dim, factor, out);
+    case ElementType::fp8_e4m3:
+      return detail::load_row_of<fp8_e4m3>(row, head_dim, factor, out);
   }
 }
 

@@ -141,7 +141,7 @@ inline void weigh_draws(const HeadTask& task, const DecodeOptions& options, cons
     RowPointers keys;
     keys.count = std::min(kTileRows, num_draws - begin);
     for (int i = 0; i < keys.count; ++i) keys.rows[i] = task.kv.key_row(draws[begin + i].token, task.kv_head);
-    task.kernels.score({keys.rows, nullptr, keys.count, 0, task.head_dim()}, task.own().queries, task.own().tile);
+    task.kernels.score({keys.rows, nullptr, keys.count, 0, task.head_dim(), task.key_scale()}, task.own().queries, task.own().tile);
     adjust_scores(task, task.own().tile, keys.count, [&](int i) { return draws[begin + i].token; });
     for (int g = 0; g < task.num_heads; ++g) {
       weigh_scores(task.own().tile.row(g), keys.count, state.reference[g]);

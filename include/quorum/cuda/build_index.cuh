@@ -83,17 +83,17 @@ class BuildLaunches {
 // Indexes the first kv.num_tokens tokens of a sequence but sinks and window, as ClusterIndex::build does on the host.
 //
 // Method: algorithm.md eq. 3 and 4, k-means in int8 on tensor cores; section 8 says where it differs from the CPU's. Shapes: kv rows
-// [num_kv_heads][head_dim], f16 or bf16, aligned to 16 bytes. Memory: kv, metric and memory in device memory, kept by the caller; the
-// workspace is free again once the stream has got there. Stream: enqueues 13 + 3 * options.iterations kernels, 2 more with residual codes,
-// one alone where nothing is indexed; never waits or allocates; may be captured. Determinism: same input, same index. Post: the returned
-// views [num_kv_heads], in memory.index, are valid once the stream has got there. Errors: Error(invalid_argument) naming argument, rule and
-// value, before anything is enqueued; Error(cuda_failure). Cost: num_tokens * segment_tokens / cluster_size * head_dim multiply-adds of
-// bytes a KV head and round, 2 * num_tokens * head_dim^2 of floats a KV head; memory: build_bytes().
+// [num_kv_heads][head_dim], f16, bf16 or fp8_e4m3, aligned to 16 bytes. Memory: kv, metric and memory in device memory, kept by the caller;
+// the workspace is free again once the stream has got there. Stream: enqueues 13 + 3 * options.iterations kernels, 2 more with residual
+// codes, one alone where nothing is indexed; never waits or allocates; may be captured. Determinism: same input, same index. Post: the
+// returned views [num_kv_heads], in memory.index, are valid once the stream has got there. Errors: Error(invalid_argument) naming argument,
+// rule and value, before anything is enqueued; Error(cuda_failure). Cost: num_tokens * segment_tokens / cluster_size * head_dim
+// multiply-adds of bytes a KV head and round, 2 * num_tokens * head_dim^2 of floats a KV head; memory: build_bytes().
 inline const FlatHeadView* build_index(const AttentionShape& shape, const IndexOptions& options, const KvCacheView& kv,
                                        const MetricFactorView& metric, const BuildMemory& memory, cudaStream_t stream) {
   const char* function = "cuda::build_index";
   BuildParams p = plan_build(shape, options, kv.num_tokens);
-  require(has_kernels(kv.type), function, "kv.type", "f16 or bf16", element_name(kv.type));
+  require(has_kernels(kv.type), function, "kv.type", kKvTypeRule, element_name(kv.type));
   validate(kv, shape.head_dim, function);
   require(kv.keys != nullptr || p.tokens.count == 0, function, "kv.keys", "not null", "null");
   require(kv.values != nullptr || p.tokens.count == 0, function, "kv.values", "not null", "null");

@@ -30,7 +30,7 @@ inline MetricFactorView build_metric(const AttentionShape& shape, const IndexOpt
   require(has_kernels(shape.head_dim), function, "shape.head_dim", "64, 96, 128 or 256", shape.head_dim);
   require(prompt_queries.num_rows >= 0, function, "prompt_queries.num_rows", "at least 0", prompt_queries.num_rows);
   require(prompt_queries.data != nullptr || prompt_queries.num_rows == 0, function, "prompt_queries.data", "not null", "null");
-  require(prompt_queries.type != ElementType::q8_0, function, "prompt_queries.type", "f32, f16 or bf16", "q8_0");
+  require(takes_queries(prompt_queries.type), function, "prompt_queries.type", "f32, f16 or bf16", element_name(prompt_queries.type));
   require(memory != nullptr && reinterpret_cast<uintptr_t>(memory) % kDeviceAlignment == 0, function, "memory",
           "not null and aligned to 256 bytes", static_cast<const void*>(memory));
   MetricParams p{prompt_queries, shape.num_kv_heads, shape.group_size(), shape.head_dim, options.metric_shrinkage, nullptr, nullptr};

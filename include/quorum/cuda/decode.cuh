@@ -10,7 +10,7 @@ namespace quorum::cuda {
 
 // One call's input; every pointer inside is to device memory.
 struct DecodeBatch {
-  QueryView queries;  // [num_sequences][num_rows] rows; f32, f16 or bf16, rounded to the type of the keys when they meet
+  QueryView queries;  // [num_sequences][num_rows] rows; f32, f16 or bf16, rounded to the type of the keys when they meet (fp8_e4m3: to f16)
   PagedKvView kv;
   const FlatHeadView* heads = nullptr;  // [num_sequences][num_kv_heads], see ClusterIndex::heads(); null: attend densely
   int num_sequences = 0;
@@ -71,7 +71,8 @@ class Decoder {
     if (batch.num_rows < 1 || batch.num_rows > plan_.num_query_rows) return DecodeStatus::too_many_rows;
     if (batch.queries.num_rows != batch.num_sequences * batch.num_rows) return DecodeStatus::batch_mismatch;
     if (batch.num_sequences > plan_.num_sequences) return DecodeStatus::too_many_sequences;
-    if (batch.kv.type != plan_.kv.type || batch.queries.type == ElementType::q8_0) return DecodeStatus::type_mismatch;
+    if (batch.kv.type != plan_.kv.type || !takes_queries(batch.queries.type)) return DecodeStatus::type_mismatch;
+    if (!scales_fit(batch.kv)) return DecodeStatus::scales_mismatch;
     if (batch.num_sequences == 0) return DecodeStatus::ok;
     StepParams p = params(batch, out, reports);
     return run(p, stream) == cudaSuccess ? DecodeStatus::ok : DecodeStatus::launch_failed;
@@ -105,7 +106,7 @@ class Decoder {
     validate(options, function);
     validate(limits, function);
     require(has_kernels(shape.head_dim), function, "shape.head_dim", "64, 96, 128 or 256", shape.head_dim);
-    require(has_kernels(kv_type), function, "kv_type", "f16 or bf16", element_name(kv_type));
+    require(has_kernels(kv_type), function, "kv_type", kKvTypeRule, element_name(kv_type));
     require(options.variance != VarianceModel::diagonal, function, "options.variance", "none or shared on this device",
             int(options.variance));
     require(options.scope == SelectionScope::group, function, "options.scope", "group on this device", int(options.scope));

@@ -14,13 +14,13 @@ cudaError_t dispatch_attend(int dim, int group, ElementType type, const DeviceTu
   return dispatch_shape(dim, group, [&](auto head_dim, auto head_tiles) {
     return dispatch_element(type, [&](auto element) {
       using T = decltype(element);
-      using Large = LargeSharedMemory::Attend<head_dim(), head_tiles()>;
-      using Small = SmallSharedMemory::Attend<head_dim(), head_tiles()>;
+      using Large = LargeSharedMemory::Attend<T, head_dim(), head_tiles()>;
+      using Small = SmallSharedMemory::Attend<T, head_dim(), head_tiles()>;
       if (device.large_shared_memory)
         return run(attend_kernel<T, head_dim(), head_tiles(), Large>, Large(),
-                   attend_shared_bytes<head_dim(), head_tiles(), Large>(num_rows));
+                   attend_shared_bytes<T, head_dim(), head_tiles(), Large>(num_rows));
       return run(attend_kernel<T, head_dim(), head_tiles(), Small>, Small(),
-                 attend_shared_bytes<head_dim(), head_tiles(), Small>(num_rows));
+                 attend_shared_bytes<T, head_dim(), head_tiles(), Small>(num_rows));
     });
   });
 }

@@ -44,6 +44,11 @@ double element(const T* row, int c) {
   else
     return double(to_float(row[c]));
 }
+// The scale that tiles are given, and what it makes of an element: types without one leave it aside.
+constexpr float kScale = 0.3f;
+template <class T>
+constexpr double kScaleOfElements = std::is_same_v<T, fp8_e4m3> ? double(kScale) : 1.0;
+
 // What lies between rows: NaN, or a byte that would show.
 template <class T>
 T between_rows() {
@@ -77,7 +82,7 @@ double accumulate_error(int head_dim, int num_rows, uint64_t seed) {
     for (int c = 0; c < head_dim; ++c) out[size_t(g * stride + c)] = float(random.gaussian());
   }
   const std::vector<float> before = out;
-  simd::accumulate_tile<T, G>({rows, rows, num_rows, num_rows, head_dim}, weights.data(), weight_stride, out.data(), stride);
+  simd::accumulate_tile<T, G>({rows, rows, num_rows, num_rows, head_dim, kScale}, weights.data(), weight_stride, out.data(), stride);
   for (size_t i = size_t(G * stride); i < out.size(); ++i)
     if (out[i] != kUntouched) return double(kInfinity);
   double worst = 0.0;
@@ -85,7 +90,7 @@ double accumulate_error(int head_dim, int num_rows, uint64_t seed) {
     for (int c = 0; c < head_dim; ++c) {
       double want = double(before[size_t(g * stride + c)]), size = std::fabs(want);
       for (int r = 0; r < num_rows; ++r) {
-        const double product = double(weights[size_t(g * weight_stride + r)]) * element(starts[size_t(r)], c);
+        const double product = double(weights[size_t(g * weight_stride + r)]) * kScaleOfElements<T> * element(starts[size_t(r)], c);
         want += product;
         size += std::fabs(product);
       }
@@ -103,7 +108,7 @@ double worst_over_heads(int head_dim, int num_rows, uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("weighted sums are added to what was there", T, float, f16, bf16, int8_t, q8_0) {
+TEST_CASE_TEMPLATE("weighted sums are added to what was there", T, float, f16, bf16, int8_t, q8_0, fp8_e4m3) {
   for (const int head_dim : kHeadDims)
     for (const int num_rows : kRowCounts) {
       if (head_dim % kTogether<T> != 0) continue;

@@ -29,16 +29,17 @@ constexpr int kHeadDim = 64;
 
 // Values of one tile as they come to lie in shared memory, by way of registers and without.
 __global__ void values_kernel(const __grid_constant__ SegmentView clusters, const int* list, bf16* results) {
-  QUORUM_SHARED(bf16[2 * cuda::kTileElements<kHeadDim>], tile);
+  constexpr int kElements = cuda::kTileElements<bf16, kHeadDim>;
+  QUORUM_SHARED(bf16[2 * kElements], tile);
   const int lane = int(threadIdx.x), cluster = list[lane % cuda::kTileTokens];
   cuda::TailTile<kHeadDim, 1> values;
   values.load_values(clusters, cluster);
   values.store_values(tile);
-  cuda::TailTile<kHeadDim, 1>::copy_values(clusters, cluster, tile + cuda::kTileElements<kHeadDim>);
+  cuda::TailTile<kHeadDim, 1>::copy_values(clusters, cluster, tile + kElements);
   __syncwarp();
   for (int i = lane; i < 2 * cuda::kTileTokens * kHeadDim; i += cuda::kWarpSize) {
     const int row = i / kHeadDim;  // rows of the second tile lie behind those of the first
-    results[i] = tile[row * cuda::kTileStride<kHeadDim> + i % kHeadDim];
+    results[i] = tile[row * cuda::kTileStride<bf16, kHeadDim> + i % kHeadDim];
   }
 }
 

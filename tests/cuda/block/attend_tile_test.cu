@@ -16,12 +16,18 @@ constexpr int kHeadDim = 64, kTokens = 16;
 
 // Attention over tiles of given keys and values by one warp; results [8 kHeadTiles][kHeadDim], then maximum and sum of each head.
 template <class T, int kHeadTiles>
-__global__ void attend_tiles_kernel(const T* queries, const T* keys, const T* values, int num_tiles, int count_of_last, float* results) {
-  constexpr int kStride = cuda::kTileStride<kHeadDim>, kHeads = 8 * kHeadTiles;
-  QUORUM_SHARED(T[kHeads * kStride], query_rows);
-  QUORUM_SHARED(T[2 * cuda::kTileElements<kHeadDim>], tile);
+__global__ void attend_tiles_kernel(const cuda::Operand<T>* queries, const T* keys, const T* values, int num_tiles, int count_of_last,
+                                    float* results) {
+  constexpr int kStride = cuda::kTileStride<T, kHeadDim>, kQueryStride = cuda::kTileStride<cuda::Operand<T>, kHeadDim>,
+                kHeads = 8 * kHeadTiles;
+  QUORUM_SHARED(cuda::Operand<T>[kHeads * kQueryStride], query_rows);
+  constexpr int kElements = cuda::kTileElements<T, kHeadDim>;
+  QUORUM_SHARED(T[2 * kElements], tile);
   const int lane = int(threadIdx.x);
-  for (int i = lane; i < kHeads * kHeadDim; i += 32) query_rows[i / kHeadDim * kStride + i % kHeadDim] = queries[i];
+  for (int i = lane; i < kHeads * kHeadDim; i += 32) {
+    const int c = i % kHeadDim;
+    query_rows[i / kHeadDim * kQueryStride + cuda::query_place<T>(c / 2 * 2) + c % 2] = queries[i];
+  }
   cuda::TileState<kHeadDim, kHeadTiles> state;
   state.clear();
   for (int t = 0; t < num_tiles; ++t) {
@@ -29,7 +35,7 @@ __global__ void attend_tiles_kernel(const T* queries, const T* keys, const T* va
     for (int i = lane; i < kTokens * kHeadDim; i += 32) {
       const int at = i / kHeadDim * kStride + i % kHeadDim;
       tile[at] = keys[t * kTokens * kHeadDim + i];
-      tile[cuda::kTileElements<kHeadDim> + at] = values[t * kTokens * kHeadDim + i];
+      tile[kElements + at] = values[t * kTokens * kHeadDim + i];
     }
     __syncwarp();
     float score[kHeadTiles][4];
@@ -39,15 +45,16 @@ __global__ void attend_tiles_kernel(const T* queries, const T* keys, const T* va
       for (int i = 0; i < 4; ++i) score[h][i] = lane / 4 + i / 2 * 8 < count ? score[h][i] * kLog2e : -kInfinity;
     cuda::weigh_tile<kHeadDim, kHeadTiles>(score, state);
     uint32_t weight[kHeadTiles][2];
-    cuda::pack_weights<T, kHeadTiles>(score, weight);
-    cuda::accumulate_tile<T, kHeadDim, kHeadTiles>(tile + cuda::kTileElements<kHeadDim>, weight, state);
+    cuda::pack_weights<cuda::Operand<T>, kHeadTiles>(score, weight);
+    cuda::accumulate_tile<T, kHeadDim, kHeadTiles>(tile + kElements, weight, state);
   }
+  const auto places = cuda::OutputPlaces::of<T>();
   for (int h = 0; h < kHeadTiles; ++h)
     for (int j = 0; j < 2; ++j) {
       const int head = h * 8 + lane % 4 * 2 + j;
       const float sum = cuda::warp_sum<4>(state.sum[h][j]);
       for (int m = 0; m < kHeadDim / 16; ++m)
-        for (int i = 0; i < 2; ++i) results[head * kHeadDim + m * 16 + i * 8 + lane / 4] = state.output[m][h][2 * i + j];
+        for (int i = 0; i < 2; ++i) results[head * kHeadDim + m * 16 + places.first + places.step * i] = state.output[m][h][2 * i + j];
       if (lane < 4) {
         results[kHeads * kHeadDim + 2 * head] = state.max[h][j];
         results[kHeads * kHeadDim + 2 * head + 1] = sum;
@@ -68,11 +75,12 @@ void check_attention(int num_tiles, int count_of_last, double tolerance) {
   constexpr int kHeads = 8 * kHeadTiles;
   std::mt19937_64 random(7);
   const size_t rows = size_t(num_tiles) * kTokens * kHeadDim;
-  const std::vector<T> queries = random_elements<T>(kHeads * kHeadDim, 0.3f, random), keys = random_elements<T>(rows, 1.0f, random),
-                       values = random_elements<T>(rows, 1.0f, random);
-  const DeviceArray<T> q(queries), k(keys), v(values);
+  const auto queries = random_elements<cuda::Operand<T>>(kHeads * kHeadDim, 0.3f, random);
+  const auto keys = random_elements<T>(rows, 1.0f, random), values = random_elements<T>(rows, 1.0f, random);
+  const DeviceArray<cuda::Operand<T>> q(queries);
+  const DeviceArray<T> k(keys), v(values);
   const DeviceArray<float> output(kHeads * kHeadDim + 2 * kHeads);
-  REQUIRE(cuda::launch({.threads = 32}, attend_tiles_kernel<T, kHeadTiles>, static_cast<const T*>(q.data()),
+  REQUIRE(cuda::launch({.threads = 32}, attend_tiles_kernel<T, kHeadTiles>, static_cast<const cuda::Operand<T>*>(q.data()),
                        static_cast<const T*>(k.data()), static_cast<const T*>(v.data()), num_tiles, count_of_last,
                        output.data()) == cudaSuccess);
   const std::vector<float> found = output.values();
@@ -100,6 +108,8 @@ TEST_CASE("attend tile: attention over one and several tiles, the last one partl
   check_attention<bf16, 2>(3, 1, 1e-2);
   check_attention<f16, 1>(2, 9, 2e-3);
   check_attention<f16, 2>(1, 8, 2e-3);
+  check_attention<fp8_e4m3, 1>(2, 9, 2e-3);
+  check_attention<fp8_e4m3, 2>(3, 16, 2e-3);
 }
 
 }  // namespace

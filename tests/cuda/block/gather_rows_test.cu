@@ -11,7 +11,7 @@
 namespace quorum::test {
 namespace {
 
-constexpr int kHeadDim = 96, kElements = cuda::kTileElements<kHeadDim>;
+constexpr int kHeadDim = 96, kElements = cuda::kTileElements<bf16, kHeadDim>;
 
 __global__ void gather_kernel(const __grid_constant__ PagedKvView kv, int sequence, int kv_head, const int* tokens, int count,
                               bf16* result) {
@@ -27,7 +27,7 @@ __global__ void gather_kernel(const __grid_constant__ PagedKvView kv, int sequen
   __syncwarp();
   for (int i = lane; i < 2 * cuda::kTileTokens * kHeadDim; i += cuda::kWarpSize) {
     const int plane = i / (cuda::kTileTokens * kHeadDim), in_plane = i % (cuda::kTileTokens * kHeadDim);
-    result[i] = tile[plane * kElements + in_plane / kHeadDim * cuda::kTileStride<kHeadDim> + in_plane % kHeadDim];
+    result[i] = tile[plane * kElements + in_plane / kHeadDim * cuda::kTileStride<bf16, kHeadDim> + in_plane % kHeadDim];
   }
 }
 

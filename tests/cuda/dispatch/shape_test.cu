@@ -32,6 +32,7 @@ TEST_CASE("elements are dispatched to their type") {
   const auto type_of = [](auto element) { return ElementTypeOf<decltype(element)>::value; };
   CHECK(dispatch_element(ElementType::bf16, type_of) == ElementType::bf16);
   CHECK(dispatch_element(ElementType::f16, type_of) == ElementType::f16);
+  CHECK(dispatch_element(ElementType::fp8_e4m3, type_of) == ElementType::fp8_e4m3);
 }
 
 }  // namespace

@@ -50,29 +50,31 @@ TEST_CASE("tuning: the scan of codes has as many blocks as fit, no more than the
   }
 }
 
-template <class Tuning, int kHeadDim, int kHeadTiles>
+template <class Tuning, class T, int kHeadDim, int kHeadTiles>
 void check_policy(int64_t shared) {
-  using Policy = typename Tuning::template Attend<kHeadDim, kHeadTiles>;
+  using Policy = typename Tuning::template Attend<T, kHeadDim, kHeadTiles>;
   CHECK(Policy::kThreads == Policy::kWarps * 32);
   CHECK(Policy::kBlocks == DeviceTuning{1, true}.attend_blocks(kHeadDim));
   // A block's memory and 1 KB that the system takes, for all blocks that are to be there at once.
-  CHECK((attend_shared_bytes<kHeadDim, kHeadTiles, Policy>(64) + 1024) * Policy::kBlocks <= shared);
+  CHECK((attend_shared_bytes<T, kHeadDim, kHeadTiles, Policy>(64) + 1024) * Policy::kBlocks <= shared);
 }
-template <class Tuning>
+template <class Tuning, class T>
 void check_policies(int64_t shared) {
-  check_policy<Tuning, 64, 1>(shared);
-  check_policy<Tuning, 64, 2>(shared);
-  check_policy<Tuning, 96, 1>(shared);
-  check_policy<Tuning, 96, 2>(shared);
-  check_policy<Tuning, 128, 1>(shared);
-  check_policy<Tuning, 128, 2>(shared);
-  check_policy<Tuning, 256, 1>(shared);
-  check_policy<Tuning, 256, 2>(shared);
+  check_policy<Tuning, T, 64, 1>(shared);
+  check_policy<Tuning, T, 64, 2>(shared);
+  check_policy<Tuning, T, 96, 1>(shared);
+  check_policy<Tuning, T, 96, 2>(shared);
+  check_policy<Tuning, T, 128, 1>(shared);
+  check_policy<Tuning, T, 128, 2>(shared);
+  check_policy<Tuning, T, 256, 1>(shared);
+  check_policy<Tuning, T, 256, 2>(shared);
 }
 
 TEST_CASE("tuning: tiles in flight fit into the shared memory, for as many blocks as a policy promises") {
-  check_policies<LargeSharedMemory>(228 * 1024);
-  check_policies<SmallSharedMemory>(164 * 1024);
+  check_policies<LargeSharedMemory, bf16>(228 * 1024);
+  check_policies<SmallSharedMemory, bf16>(164 * 1024);
+  check_policies<LargeSharedMemory, fp8_e4m3>(228 * 1024);
+  check_policies<SmallSharedMemory, fp8_e4m3>(164 * 1024);
 }
 
 }  // namespace

@@ -83,6 +83,8 @@ uint32_t pack(float low, float high) {
 inline float2 unpack_f16(uint32_t word) { return {to_float(f16{uint16_t(word)}), to_float(f16{uint16_t(word >> 16)})}; }
 inline float2 unpack_bf16(uint32_t word) { return {to_float(bf16{uint16_t(word)}), to_float(bf16{uint16_t(word >> 16)})}; }
 
+inline uint32_t widen_fp8(uint32_t word) { return pack<f16>(to_float(fp8_e4m3{uint8_t(word)}), to_float(fp8_e4m3{uint8_t(word >> 8)})); }
+
 inline uint4 load_once_16(const void* global) { return *static_cast<const uint4*>(global); }
 
 // Kernels run one after another.

@@ -25,7 +25,7 @@ DecodeOptions sampling() {
   return options;
 }
 void attend(const cuda::StepParams& p) {
-  const int64_t shared = cuda::attend_shared_bytes<64, 1, Policy>(p.num_rows());
+  const int64_t shared = cuda::attend_shared_bytes<f16, 64, 1, Policy>(p.num_rows());
   const auto kernel = cuda::attend_kernel<f16, 64, 1, Policy>;
   REQUIRE(cuda::allow_dynamic_shared(kernel, shared) == cudaSuccess);
   REQUIRE(cuda::launch({dim3(unsigned(p.attend_blocks)), Policy::kThreads, shared}, kernel, p) == cudaSuccess);

@@ -103,6 +103,7 @@ TEST_CASE("encode clusters: value means, what the error estimate knows of values
   check_values<96>(ElementType::f16);
   check_values<128>(ElementType::bf16);
   check_values<256>(ElementType::f16);
+  check_values<128>(ElementType::fp8_e4m3);
 }
 
 }  // namespace

@@ -72,6 +72,7 @@ TEST_CASE("key coordinates: mean, flags, and rows with the lengths and angles of
   check_coordinates<96>(true, ElementType::bf16);
   check_coordinates<128>(false, ElementType::f16);
   check_coordinates<256>(true, ElementType::bf16);
+  check_coordinates<96>(false, ElementType::fp8_e4m3);
 }
 
 TEST_CASE("key coordinates: the maps of keys and queries are each other's inverse") {

@@ -20,6 +20,8 @@ inline KvCacheView device_kv(const HostCase& host, const DeviceCase& device, int
   view.keys = there.keys + (view.keys - here.keys);
   view.values = there.values + (view.values - here.values);
   if (view.pages != nullptr) view.pages = there.page_indices + (view.pages - here.page_indices);
+  view.key_scales = there.key_scales;
+  view.value_scales = there.value_scales;
   return view;
 }
 

@@ -39,7 +39,9 @@ class DeviceCase {
         num_tokens_(upload(host.num_tokens())),
         page_indices_(upload(host.page_indices())),
         page_indptr_(upload(host.page_indptr())),
-        sink_logits_(upload(host.options().sink_logits)) {
+        sink_logits_(upload(host.options().sink_logits)),
+        key_scales_(upload(host.key_scales())),
+        value_scales_(upload(host.value_scales())) {
     std::vector<FlatHeadView> heads;
     for (int s = 0; s < host.num_sequences(); ++s) {
       indexes_.emplace_back(host.index(s));
@@ -59,6 +61,8 @@ class DeviceCase {
     batch.kv.num_tokens = num_tokens_.as<int32_t>();
     if (batch.kv.page_indices != nullptr) batch.kv.page_indices = page_indices_.as<int32_t>();
     if (batch.kv.page_indptr != nullptr) batch.kv.page_indptr = page_indptr_.as<int32_t>();
+    if (batch.kv.key_scales != nullptr) batch.kv.key_scales = key_scales_.as<float>();
+    if (batch.kv.value_scales != nullptr) batch.kv.value_scales = value_scales_.as<float>();
     batch.heads = with_index ? heads_.as<FlatHeadView>() : nullptr;
     batch.num_sequences = host_.num_sequences();
     batch.num_rows = host_.options().num_rows;
@@ -86,7 +90,7 @@ class DeviceCase {
 
  private:
   const HostCase& host_;
-  cuda::DeviceBuffer keys_, values_, queries_, num_tokens_, page_indices_, page_indptr_, sink_logits_, heads_;
+  cuda::DeviceBuffer keys_, values_, queries_, num_tokens_, page_indices_, page_indptr_, sink_logits_, key_scales_, value_scales_, heads_;
   std::vector<cuda::ClusterIndex> indexes_;
 };
 

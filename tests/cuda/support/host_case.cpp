@@ -10,12 +10,52 @@
 
 namespace quorum::test {
 
+namespace {
+
+void store(std::byte* at, ElementType type, float x) {
+  const auto put = [at](auto element) { std::memcpy(at, &element, sizeof(element)); };
+  switch (type) {
+    case ElementType::f32:
+      return put(x);
+    case ElementType::f16:
+      return put(from_float<f16>(x));
+    case ElementType::fp8_e4m3:
+      return put(from_float<fp8_e4m3>(x));
+    default:
+      return put(from_float<bf16>(x));
+  }
+}
+template <class T>
+float load_as(const std::byte* at) {
+  T element;
+  std::memcpy(&element, at, sizeof(element));
+  return to_float(element);
+}
+float load(const std::byte* at, ElementType type) {
+  switch (type) {
+    case ElementType::f32:
+      return load_as<float>(at);
+    case ElementType::f16:
+      return load_as<f16>(at);
+    case ElementType::fp8_e4m3:
+      return load_as<fp8_e4m3>(at);
+    default:
+      return load_as<bf16>(at);
+  }
+}
+
+// What queries are rounded to when they meet keys.
+ElementType operand_type(ElementType keys) { return keys == ElementType::fp8_e4m3 ? ElementType::f16 : keys; }
+
+}  // namespace
+
 struct HostCase::Content {
   CaseOptions options;
   PagedKvView kv;
   std::vector<std::byte> keys, values, queries;
   std::vector<int32_t> page_indices, page_indptr, num_tokens;
-  std::vector<std::vector<std::byte>> linear;  // [sequence], keys then values as NHD: what the CPU backend reads
+  std::vector<float> key_scales, value_scales;  // [num_kv_heads] with fp8_e4m3
+  std::vector<std::vector<std::byte>> linear;   // [sequence], keys then values as NHD: what the CPU backend reads
   std::vector<ClusterIndex> index;
   std::vector<ClusterIndexView> views;
 
@@ -25,7 +65,16 @@ struct HostCase::Content {
     const int64_t row = row_bytes(), plane = row * options.shape.num_kv_heads * num_tokens[size_t(s)];
     const std::byte* base = linear[size_t(s)].data();
     const int64_t token = row * options.shape.num_kv_heads;
-    return {base, base + plane, options.type, num_tokens[size_t(s)], token, row, token, row};
+    KvCacheView view{base, base + plane, options.type, num_tokens[size_t(s)], token, row, token, row};
+    view.key_scales = kv.key_scales;
+    view.value_scales = kv.value_scales;
+    return view;
+  }
+  // Overwrites an element of a row in both copies.
+  void set(bool value, int s, int token, int kv_head, int coordinate, float x) {
+    const float scale = value ? kv.value_scale(kv_head) : kv.key_scale(kv_head);
+    for (std::byte* row : {row_of(value, s, token, kv_head), linear_row(value, s, token, kv_head)})
+      store(row + coordinate * element_bytes(options.type), options.type, x / scale);
   }
   std::byte* row_of(bool value, int s, int token, int kv_head) {
     const std::byte* row = value ? kv.value_row(kv.place(s, token), kv_head) : kv.key_row(kv.place(s, token), kv_head);
@@ -39,22 +88,15 @@ struct HostCase::Content {
 
 namespace {
 
-void store(std::byte* at, ElementType type, float x) {
-  const uint16_t bits = type == ElementType::f16 ? from_float<f16>(x).bits : from_float<bf16>(x).bits;
-  if (type == ElementType::f32)
-    std::memcpy(at, &x, 4);
-  else
-    std::memcpy(at, &bits, 2);
-}
-float load(const std::byte* at, ElementType type) {
-  if (type == ElementType::f32) {
-    float x;
-    std::memcpy(&x, at, 4);
-    return x;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, at, 2);
-  return type == ElementType::f16 ? to_float(f16{bits}) : to_float(bf16{bits});
+float largest_element(const io::Trace& trace, bool value, int kv_head) {
+  const KvCacheView kv = trace.kv_cache();
+  float largest = 0.0f;
+  for (int t = 0; t < kv.num_tokens; ++t)
+    for (int i = 0; i < trace.head_dim; ++i) {
+      const std::byte* row = value ? kv.value_row(t, kv_head) : kv.key_row(t, kv_head);
+      largest = std::max(largest, std::fabs(load(row + i * element_bytes(kv.type), kv.type)));
+    }
+  return largest;
 }
 
 struct Pages {
@@ -94,7 +136,7 @@ HostCase::HostCase(const CaseOptions& options) : content_(std::make_unique<Conte
   if (!options.trace.empty()) {
     trace = std::make_unique<io::Trace>(io::Trace::open(options.trace));
     c.options.shape = {trace->num_qo_heads, trace->num_kv_heads, trace->head_dim, trace->sm_scale};
-    c.options.type = trace->keys.type;
+    if (c.options.type != ElementType::fp8_e4m3) c.options.type = trace->keys.type;
     c.options.query_type = trace->queries.type;
   }
   if (!c.options.sink_logits.empty()) c.options.shape.sink_logits = c.options.sink_logits.data();
@@ -125,7 +167,15 @@ HostCase::HostCase(const CaseOptions& options) : content_(std::make_unique<Conte
   kv.num_tokens = c.num_tokens.data();
   if (!c.page_indices.empty()) kv.page_indices = c.page_indices.data();
   if (o.layout == CacheLayout::paged_indptr) kv.page_indptr = c.page_indptr.data();
-  const int element = element_bytes(o.type);
+  if (o.type == ElementType::fp8_e4m3) {  // other ones for every head; few elements are too large
+    constexpr float kLargest = 448.0f;
+    for (int h = 0; h < heads; ++h) {
+      c.key_scales.push_back((trace != nullptr ? largest_element(*trace, false, h) : o.spread * 9.0f / float(h + 1)) / kLargest);
+      c.value_scales.push_back((trace != nullptr ? largest_element(*trace, true, h) : 4.5f * float(h + 1)) / kLargest);
+    }
+    kv.key_scales = c.key_scales.data();
+    kv.value_scales = c.value_scales.data();
+  }
   for (int s = 0; s < c.num_sequences(); ++s) {
     const int n = o.num_tokens[size_t(s)], topics = std::max(1, n / 24);
     c.linear.emplace_back(size_t(2 * row * heads * n));
@@ -134,7 +184,8 @@ HostCase::HostCase(const CaseOptions& options) : content_(std::make_unique<Conte
         for (int t = 0; t < n; ++t)
           for (const bool value : {false, true}) {
             const std::byte* from = value ? trace->kv_cache().value_row(t, h) : trace->kv_cache().key_row(t, h);
-            for (std::byte* at : {c.row_of(value, s, t, h), c.linear_row(value, s, t, h)}) std::memcpy(at, from, size_t(row));
+            const int element = element_bytes(trace->keys.type);
+            for (int i = 0; i < d; ++i) c.set(value, s, t, h, i, load(from + i * element, trace->keys.type));
           }
       continue;
     }
@@ -145,22 +196,20 @@ HostCase::HostCase(const CaseOptions& options) : content_(std::make_unique<Conte
       for (int t = 0; t < n; ++t) {
         const size_t topic = size_t(random() % uint64_t(topics)) * size_t(d);
         for (int i = 0; i < d; ++i) {
-          const float key = key_topic[topic + size_t(i)] + o.spread * 0.6f * normal(random);
-          const float value = value_topic[topic + size_t(i)] + 0.5f * normal(random);
-          for (std::byte* at : {c.row_of(false, s, t, h), c.linear_row(false, s, t, h)}) store(at + i * element, o.type, key);
-          for (std::byte* at : {c.row_of(true, s, t, h), c.linear_row(true, s, t, h)}) store(at + i * element, o.type, value);
+          c.set(false, s, t, h, i, key_topic[topic + size_t(i)] + o.spread * 0.6f * normal(random));
+          c.set(true, s, t, h, i, value_topic[topic + size_t(i)] + 0.5f * normal(random));
         }
       }
     }
   }
-  // Rounded to the keys' type, as the GPU does when they meet.
+  // Rounded as the GPU does when they meet keys.
   const int query_element = element_bytes(o.query_type);
   const int64_t num_queries = int64_t(c.num_sequences()) * o.num_rows * o.shape.num_qo_heads * d;
   c.queries.resize(size_t(num_queries * query_element));
   for (int64_t i = 0; i < num_queries; ++i) {
     std::byte rounded[4];
-    store(rounded, o.type, normal(random));
-    store(c.queries.data() + i * query_element, o.query_type, load(rounded, o.type));
+    store(rounded, operand_type(o.type), normal(random));
+    store(c.queries.data() + i * query_element, o.query_type, load(rounded, operand_type(o.type)));
   }
   QueryView prompt;
   if (trace != nullptr) {
@@ -190,6 +239,8 @@ const std::vector<int32_t>& HostCase::page_indices() const { return content_->pa
 const std::vector<int32_t>& HostCase::page_indptr() const { return content_->page_indptr; }
 const std::vector<int32_t>& HostCase::num_tokens() const { return content_->num_tokens; }
 const std::vector<std::byte>& HostCase::query_bytes() const { return content_->queries; }
+const std::vector<float>& HostCase::key_scales() const { return content_->key_scales; }
+const std::vector<float>& HostCase::value_scales() const { return content_->value_scales; }
 const ClusterIndexView& HostCase::index(int sequence) const { return content_->index[size_t(sequence)].view(); }
 
 QueryView HostCase::queries() const {
@@ -205,9 +256,7 @@ int HostCase::max_cluster_slots() const {
 }
 
 void HostCase::poison(bool value, int sequence, int token, int kv_head, int coordinate, float with) {
-  const int at = coordinate * element_bytes(content_->options.type);
-  store(content_->row_of(value, sequence, token, kv_head) + at, content_->options.type, with);
-  store(content_->linear_row(value, sequence, token, kv_head) + at, content_->options.type, with);
+  content_->set(value, sequence, token, kv_head, coordinate, with);
 }
 
 namespace {
@@ -274,9 +323,11 @@ namespace {
 
 reference::Matrix matrix(const KvCacheView& kv, bool value, int kv_head, int d) {
   reference::Matrix rows(kv.num_tokens, d);
+  const double scale = double(value ? kv.value_scale(kv_head) : kv.key_scale(kv_head));
   for (int t = 0; t < kv.num_tokens; ++t)
     for (int i = 0; i < d; ++i)
-      rows.row(t)[i] = double(load((value ? kv.value_row(t, kv_head) : kv.key_row(t, kv_head)) + i * element_bytes(kv.type), kv.type));
+      rows.row(t)[i] =
+          scale * double(load((value ? kv.value_row(t, kv_head) : kv.key_row(t, kv_head)) + i * element_bytes(kv.type), kv.type));
   return rows;
 }
 

@@ -31,7 +31,8 @@ struct CaseOptions {
   std::pair<int, int> erased{0, 0};  // tokens of every sequence, erased from its index
   float spread = 1.0f;               // of the keys: how far apart scores lie
   uint64_t seed = 1;
-  // A recorded trace instead of random keys and values: its first tokens, and its last query for every sequence. Sets shape and types.
+  // A recorded trace instead of random keys and values: its first tokens, and its last query for every sequence. Sets shape and types,
+  // except that keys and values of fp8_e4m3 are made from its.
   std::string trace;
 };
 
@@ -57,6 +58,8 @@ class HostCase {
   const std::vector<int32_t>& page_indptr() const;
   const std::vector<int32_t>& num_tokens() const;
   const std::vector<std::byte>& query_bytes() const;
+  const std::vector<float>& key_scales() const;  // [num_kv_heads] with fp8_e4m3, or empty
+  const std::vector<float>& value_scales() const;
   QueryView queries() const;
   const ClusterIndexView& index(int sequence) const;
   int max_cluster_slots() const;

@@ -7,21 +7,20 @@
 
 #include "quorum/io/trace.hpp"
 #include "quorum/quorum.hpp"
-#include "tests/reference/attention_reference.hpp"
+#include "tests/support/cache.hpp"
 
 namespace quorum::test {
 namespace {
 
 using Vector = std::vector<double>;
 
-reference::Format format_of(ElementType type) { return type == ElementType::f16 ? reference::Format::f16 : reference::Format::bf16; }
-
 Vector row_of(const HostCase& host, bool value, int sequence, int token, int kv_head) {
   const PagedKvView& kv = host.kv();
   const auto place = kv.place(sequence, token);
   const std::byte* row = value ? kv.value_row(place, kv_head) : kv.key_row(place, kv_head);
   Vector out(size_t(host.options().shape.head_dim));
-  for (size_t i = 0; i < out.size(); ++i) out[i] = reference::element(row, format_of(kv.type), int64_t(i));
+  const double scale = double(value ? kv.value_scale(kv_head) : kv.key_scale(kv_head));
+  for (size_t i = 0; i < out.size(); ++i) out[i] = scale * reference::element(row, reference_format(kv.type), int64_t(i));
   for (const double x : out)
     if (!std::isfinite(x)) return Vector(out.size(), 0.0);  // as an index takes them
   return out;

@@ -4,14 +4,10 @@
 #include <cmath>
 #include <limits>
 
-#include "tests/reference/attention_reference.hpp"
+#include "tests/support/cache.hpp"
 
 namespace quorum::test {
 namespace {
-
-reference::Format format_of(ElementType type) {
-  return type == ElementType::f32 ? reference::Format::f32 : type == ElementType::f16 ? reference::Format::f16 : reference::Format::bf16;
-}
 
 // x[first .. first + size) times the orthonormal Walsh-Hadamard matrix, entry by entry.
 void hadamard(std::vector<double>& x, int first, int size) {
@@ -44,7 +40,7 @@ ExpectedScores expected_scores(const HostCase& host, int sequence, int qo_head, 
   ExpectedScores expected;
   for (int i = 0; i < d; ++i)
     expected.scaled.push_back(double(shape.softmax_scale()) *
-                              reference::element(queries.row(sequence, qo_head), format_of(queries.type), i));
+                              reference::element(queries.row(sequence, qo_head), reference_format(queries.type), i));
   std::vector<double> y(static_cast<size_t>(d));
   for (int out = 0; out < d; ++out) {
     for (int in = 0; in < d; ++in)

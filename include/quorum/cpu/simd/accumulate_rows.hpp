@@ -22,7 +22,7 @@ QUORUM_ALWAYS_INLINE void accumulate_columns(const RowTile& tile, int first, con
       prefetch_elements<T, Columns * kVectorSize>(next, first);
     }
     Vector values[Columns];
-    load_vectors<T>(tile.rows[r], first, values);
+    load_vectors<T>(tile.rows[r], first, tile.scale, values);
     const float* row_weights = weights + r;
     keep_in_register(row_weights);
     for (int g = 0; g < G; ++g) {
@@ -41,7 +41,7 @@ void accumulate_last_columns(const RowTile& tile, int first, const float* weight
                              int accumulator_stride) {
   const int left = tile.head_dim - first;
   for (int r = 0; r < tile.num_rows; ++r) {
-    const Vector values = RowChunk<T>(tile.rows[r], first).load_first(left);
+    const Vector values = RowChunk<T>(tile.rows[r], first, tile.scale).load_first(left);
     for (int g = 0; g < G; ++g) {
       float* out = accumulators + int64_t(g) * accumulator_stride + first;
       store(out, multiply_add(Vector(weights[int64_t(g) * weight_stride + r]), values, load(out)));

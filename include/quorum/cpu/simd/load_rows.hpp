@@ -7,7 +7,8 @@
 
 namespace quorum::simd {
 
-// Neighbouring elements of a row that have their scale, if any, in common; made from the one at column c on.
+// Neighbouring elements of a row that have their scale, if any, in common; made from the one at column c on. scale: of the row's elements
+// in fp8_e4m3; the other types have none, or keep it in the row.
 //
 // Caller: c is a multiple of kVectorSize, and vectors asked for lie in the row, in q8_0 in the block of c.
 template <class T>
@@ -17,7 +18,7 @@ class RowChunk {
   static constexpr bool kAnyDim = true;  // rows may end within a vector
 
   RowChunk() = default;
-  QUORUM_ALWAYS_INLINE RowChunk(const std::byte* row, int c) : elements_(reinterpret_cast<const T*>(row) + c) {}
+  QUORUM_ALWAYS_INLINE RowChunk(const std::byte* row, int c, float) : elements_(reinterpret_cast<const T*>(row) + c) {}
   QUORUM_ALWAYS_INLINE Vector load(int v) const { return load_as_float(elements_ + v * kVectorSize); }
   QUORUM_ALWAYS_INLINE Vector load_first(int count) const { return load_partial(elements_, count); }
   QUORUM_ALWAYS_INLINE void keep_address() { keep_in_register(elements_); }
@@ -33,7 +34,7 @@ class RowChunk<q8_0> {
   static constexpr bool kAnyDim = false;
 
   RowChunk() = default;
-  QUORUM_ALWAYS_INLINE RowChunk(const std::byte* row, int c) {
+  QUORUM_ALWAYS_INLINE RowChunk(const std::byte* row, int c, float) {
     const std::byte* block = row + c / q8_0::kElements * int64_t(sizeof(q8_0));
     scale_ = broadcast_f16(block);
     q_ = reinterpret_cast<const int8_t*>(block) + offsetof(q8_0, q) + c % q8_0::kElements;
@@ -46,13 +47,30 @@ class RowChunk<q8_0> {
   const int8_t* q_ = nullptr;
   Vector scale_ = Vector(0.0f);
 };
+template <>
+class RowChunk<fp8_e4m3> {
+ public:
+  static constexpr int kVectors = 1;
+  static constexpr bool kAnyDim = true;
+
+  RowChunk() = default;
+  QUORUM_ALWAYS_INLINE RowChunk(const std::byte* row, int c, float scale)
+      : elements_(reinterpret_cast<const fp8_e4m3*>(row) + c), factor_(scale / kFp8AsF16) {}
+  QUORUM_ALWAYS_INLINE Vector load(int v) const { return Vector(factor_) * load_as_float(elements_ + v * kVectorSize); }
+  QUORUM_ALWAYS_INLINE Vector load_first(int count) const { return Vector(factor_) * load_partial(elements_, count); }
+  QUORUM_ALWAYS_INLINE void keep_address() { keep_in_register(elements_); }
+
+ private:
+  const fp8_e4m3* elements_ = nullptr;
+  float factor_ = 1.0f;
+};
 
 // Elements [c, c + Count vectors) of a row.
 template <class T, int Count>
-QUORUM_ALWAYS_INLINE void load_vectors(const std::byte* row, int c, Vector (&out)[Count]) {
+QUORUM_ALWAYS_INLINE void load_vectors(const std::byte* row, int c, float scale, Vector (&out)[Count]) {
   constexpr int kStep = RowChunk<T>::kAnyDim || Count < RowChunk<T>::kVectors ? Count : RowChunk<T>::kVectors;
   for (int j = 0; j < Count; j += kStep) {
-    RowChunk<T> chunk(row, c + j * kVectorSize);
+    RowChunk<T> chunk(row, c + j * kVectorSize, scale);
     chunk.keep_address();
     for (int v = 0; v < kStep; ++v) out[j + v] = chunk.load(v);
   }

@@ -42,6 +42,7 @@ struct RowTile {
   int num_rows = 0;
   int num_prefetch = 0;
   int head_dim = 0;
+  float scale = 1.0f;  // in fp8_e4m3 elements are multiplied by it
 };
 
 // Horizontal sums of kRowBlock * G accumulators, written to sums[].
@@ -115,15 +116,15 @@ void score_tile(const RowTile& tile, const float* queries, int query_stride, flo
     for (int c = 0; c < whole; c += kStep) {
       prefetch_elements<T, kStep>(next, c);
       if constexpr (RowChunk<T>::kVectors == 1) {
-        step(c, [&](int r) { return RowChunk<T>(rows[r], c).load(0); });
+        step(c, [&](int r) { return RowChunk<T>(rows[r], c, tile.scale).load(0); });
       } else {
         RowChunk<T> chunks[kRowBlock];
-        for (int r = 0; r < kRowBlock; ++r) chunks[r] = RowChunk<T>(rows[r], c);
+        for (int r = 0; r < kRowBlock; ++r) chunks[r] = RowChunk<T>(rows[r], c, tile.scale);
         for (int v = 0; v < RowChunk<T>::kVectors; ++v) step(c + v * kVectorSize, [&](int r) { return chunks[r].load(v); });
       }
     }
     if constexpr (RowChunk<T>::kAnyDim)
-      if (left > 0) step(whole, [&](int r) { return RowChunk<T>(rows[r], whole).load_first(left); });
+      if (left > 0) step(whole, [&](int r) { return RowChunk<T>(rows[r], whole, tile.scale).load_first(left); });
     float flat[kRowBlock * G];
     reduce_accumulators<kRowBlock * G>(sums, flat);
     for (int r = 0; r < kRowBlock && r0 + r < tile.num_rows; ++r)

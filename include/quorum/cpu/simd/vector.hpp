@@ -287,6 +287,33 @@ QUORUM_ALWAYS_INLINE Vector load_as_float(const bf16* p) {
 #endif
 }
 
+// fp8_e4m3 times kFp8AsF16, as which its bits moved to those of an f16 read: the exponents' biases are 7 and 15. NaN stays NaN.
+inline constexpr float kFp8AsF16 = 0x1p-8f;
+QUORUM_ALWAYS_INLINE Vector load_as_float(const fp8_e4m3* p) {
+#if defined(__F16C__) && defined(__AVX2__) && !defined(QUORUM_SCALAR)
+  const auto to_f16 = [](__m256i wide, auto halves) {  // sign-extended: the sign comes to lie in bits 14 and 15
+    const __m256i moved = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(short(0xbfff)));
+    const __m256i largest = _mm256_set1_epi16(0x3f80);
+    return halves(_mm256_or_si256(moved, _mm256_cmpeq_epi16(_mm256_and_si256(moved, largest), largest)));
+  };
+#if defined(__AVX512F__)
+  return to_f16(_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+                [](__m256i bits) { return _mm512_cvtph_ps(bits); });
+#else
+  return to_f16(_mm256_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
+                [](__m256i bits) { return _mm256_cvtph_ps(_mm256_castsi256_si128(bits)); });
+#endif
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(QUORUM_SCALAR)
+  uint32_t four;
+  std::memcpy(&four, p, 4);
+  const uint16x4_t wide = vreinterpret_u16_s16(vget_low_s16(vmovl_s8(vcreate_s8(four))));
+  const uint16x4_t moved = vand_u16(vshl_n_u16(wide, 7), vdup_n_u16(0xbfff)), largest = vdup_n_u16(0x3f80);
+  return vcvt_f32_f16(vreinterpret_f16_u16(vorr_u16(moved, vceq_u16(vand_u16(moved, largest), largest))));
+#else
+  return load_converted(p) * Vector(kFp8AsF16);
+#endif
+}
+
 // int8 coordinates as floats.
 QUORUM_ALWAYS_INLINE Vector load_as_float(const int8_t* p) {
 #if defined(QUORUM_SCALAR)

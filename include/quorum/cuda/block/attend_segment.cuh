@@ -19,11 +19,29 @@ struct WarpTiles {
 
 // The row's queries for score_tile(), by the whole block; a barrier must follow.
 template <class T, int kHeadDim, int kHeadTiles>
-__device__ __forceinline__ void load_tile_queries(const StepParams& p, int row, T* queries) {
+__device__ __forceinline__ void load_tile_queries(const StepParams& p, int row, Operand<T>* queries) {
   for_each_query_piece<kHeadDim>(p, row, 8 * kHeadTiles, [&](int head, int c, const float(&q)[8]) {
-    *reinterpret_cast<uint4*>(queries + head * kTileStride<kHeadDim> + c) = {pack<T>(q[0], q[1]), pack<T>(q[2], q[3]), pack<T>(q[4], q[5]),
-                                                                             pack<T>(q[6], q[7])};
+    Operand<T>* to = queries + head * kTileStride<Operand<T>, kHeadDim>;
+    uint32_t pair[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pair[i] = pack<Operand<T>>(q[2 * i], q[2 * i + 1]);
+    if constexpr (sizeof(T) == 2) {
+      *reinterpret_cast<uint4*>(to + c) = {pair[0], pair[1], pair[2], pair[3]};
+    } else {
+      *reinterpret_cast<uint2*>(to + query_place<T>(c)) = {pair[0], pair[2]};
+      *reinterpret_cast<uint2*>(to + query_place<T>(c + 2)) = {pair[1], pair[3]};
+    }
   });
+}
+
+// Scale of the row's keys, or values, beside what their elements hold.
+template <class T>
+__device__ __forceinline__ float key_scale(const StepParams& p, int row) {
+  return std::is_same_v<T, fp8_e4m3> ? p.kv.key_scale(p.kv_head_of(row)) : 1.0f;
+}
+template <class T>
+__device__ __forceinline__ float value_scale(const StepParams& p, int row) {
+  return std::is_same_v<T, fp8_e4m3> ? p.kv.value_scale(p.kv_head_of(row)) : 1.0f;
 }
 
 // Attends to tiles of the row's list through kStages tiles of keys and values in flight.
@@ -31,7 +49,7 @@ __device__ __forceinline__ void load_tile_queries(const StepParams& p, int row, 
 // queries, ranges: of the block, being loaded: used after the barrier inside. tiles: the warp's own shared memory,
 // [kStages][2][kTileElements].
 template <class T, int kHeadDim, int kHeadTiles, int kStages>
-__device__ __forceinline__ void attend_listed(const StepParams& p, int row, const WarpTiles& own, const T* queries,
+__device__ __forceinline__ void attend_listed(const StepParams& p, int row, const WarpTiles& own, const Operand<T>* queries,
                                               const ColumnRange* ranges, T* tiles, TileState<kHeadDim, kHeadTiles>& state) {
   const RowPlan& plan = p.workspace.plan[row];
   const int lane = int(threadIdx.x) % kWarpSize;
@@ -39,7 +57,7 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
   const int begin = plan.first_listed, num_tokens = plan.num_listed - begin, num_own = own.count();
   const bool all_tokens = is_dense(plan.path);
   const int32_t* list = p.workspace.tokens + int64_t(row) * p.max_tokens + begin;
-  const float to_log2 = p.shape.sm_scale * kLog2e;
+  const float to_log2 = p.shape.sm_scale * key_scale<T>(p, row) * kLog2e;
   const uint64_t* live = all_tokens && p.heads != nullptr ? p.head(row).live : nullptr;  // lists hold no erased token
   const bool masks = p.columns_differ() || live != nullptr;
   const auto count_of = [&](int i) { return min(kTileTokens, num_tokens - own[i] * kTileTokens); };
@@ -53,9 +71,9 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
     if (i < num_own) {
       TileRows rows;
       rows.find(cache, token);
-      T* tile = tiles + i % kStages * 2 * kTileElements<kHeadDim>;
+      T* tile = tiles + i % kStages * 2 * kTileElements<T, kHeadDim>;
       gather_rows<kHeadDim>(rows.key, count_of(i), tile);
-      gather_rows<kHeadDim>(rows.value, count_of(i), tile + kTileElements<kHeadDim>);
+      gather_rows<kHeadDim>(rows.value, count_of(i), tile + kTileElements<T, kHeadDim>);
     }
     cp_async_commit();
   };
@@ -73,7 +91,7 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
     next = token_of(i + kStages);
     cp_async_wait<kStages - 1>();
     __syncwarp();
-    const T* tile = tiles + i % kStages * 2 * kTileElements<kHeadDim>;
+    const T* tile = tiles + i % kStages * 2 * kTileElements<T, kHeadDim>;
     float score[kHeadTiles][4];
     score_tile<T, kHeadDim, kHeadTiles>(tile, queries, score);
 #pragma unroll
@@ -84,8 +102,8 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
     if (masks) mask_tile<kHeadTiles>(ranges, live, live == nullptr ? 0 : p.head(row).always.num_known, token_of(i), score);
     weigh_tile<kHeadDim, kHeadTiles>(score, state);
     uint32_t weight[kHeadTiles][2];
-    pack_weights<T, kHeadTiles>(score, weight);
-    accumulate_tile<T, kHeadDim, kHeadTiles>(tile + kTileElements<kHeadDim>, weight, state);
+    pack_weights<Operand<T>, kHeadTiles>(score, weight);
+    accumulate_tile<T, kHeadDim, kHeadTiles>(tile + kTileElements<T, kHeadDim>, weight, state);
     __syncwarp();
   }
   cp_async_wait<0>();
@@ -93,10 +111,11 @@ __device__ __forceinline__ void attend_listed(const StepParams& p, int row, cons
 
 // Log of the weights of drawn tokens, to draw_weight.
 template <class T, int kHeadDim, int kHeadTiles>
-__device__ __forceinline__ void score_draws(const StepParams& p, int row, const WarpTiles& own, const T* queries, T* tile) {
+__device__ __forceinline__ void score_draws(const StepParams& p, int row, const WarpTiles& own, const Operand<T>* queries, T* tile) {
   const RowPlan& plan = p.workspace.plan[row];
   const int lane = int(threadIdx.x) % kWarpSize, group = p.group;
   const HeadRows cache(p.kv, p.sequence_of(row), p.kv_head_of(row));
+  const float scale = p.shape.sm_scale * key_scale<T>(p, row);
   __syncthreads();  // the block's queries are there
 #pragma unroll 1
   for (int i = 0; i < own.count(); ++i) {
@@ -115,7 +134,7 @@ __device__ __forceinline__ void score_draws(const StepParams& p, int row, const 
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int draw = lane / 4 + j / 2 * 8, head = t * 8 + lane % 4 * 2 + j % 2;
-        float weight = score[t][j] * p.shape.sm_scale;
+        float weight = score[t][j] * scale;
         if (p.shape.logit_softcap > 0.0f) weight = soft_cap(weight, p.shape.logit_softcap);
         if (draw < count && head < group) p.workspace.draw_weight[(at + draw) * group + head] = weight;
       }
@@ -154,7 +173,7 @@ struct TailTile {
   }
   static __device__ __forceinline__ bf16* place_of(bf16* tile, int i) {
     const int piece = i * kWarpSize + int(threadIdx.x) % kWarpSize;
-    return tile + piece / kPieces * kTileStride<kHeadDim> + piece % kPieces * 16;
+    return tile + piece / kPieces * kTileStride<bf16, kHeadDim> + piece % kPieces * 16;
   }
   // row_weights: [slots][group], logs. Places from `count` on weigh nothing.
   __device__ __forceinline__ void load_weights(const StepParams& p, const float* row_weights, const SegmentView& clusters, int cluster,

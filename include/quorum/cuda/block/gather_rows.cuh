@@ -51,13 +51,13 @@ __device__ __forceinline__ const std::byte* shuffle_pointer(const std::byte* poi
 // lanes in one row.
 template <int kHeadDim, class T>
 __device__ __forceinline__ void gather_rows(const std::byte* row, int count, T* tile) {
-  constexpr int kPieces = kHeadDim / 8;  // of 16 bytes
+  constexpr int kPieces = kHeadDim / kPieceElements<T>;
   const int lane = int(threadIdx.x) % kWarpSize;
 #pragma unroll
   for (int i = 0; i < kTileTokens * kPieces / kWarpSize; ++i) {
     const int piece = i * kWarpSize + lane, token = piece / kPieces, at = piece % kPieces;
     const std::byte* source = shuffle_pointer(row, token);
-    cp_async_16(tile + token * kTileStride<kHeadDim> + at * 8, source + at * 16, token < count);
+    cp_async_16(tile + token * kTileStride<T, kHeadDim> + at * kPieceElements<T>, source + at * 16, token < count);
   }
 }
 

@@ -97,6 +97,19 @@ __device__ __forceinline__ float2 unpack_f16(uint32_t word) { return __half22flo
 
 __device__ __forceinline__ float2 unpack_bf16(uint32_t word) { return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u)}; }
 
+// The two fp8_e4m3 in the low half of a word as two f16, exactly.
+__device__ __forceinline__ uint32_t widen_fp8(uint32_t pair) {
+#if __CUDA_ARCH__ >= 890
+  uint32_t word;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(word) : "h"(uint16_t(pair)));
+  return word;
+#else
+  const uint32_t scaled = fp8_as_f16(__byte_perm(pair, 0, 0x4140)), unit = 0x5c005c00u;  // 2^8 twice
+  const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&scaled), *reinterpret_cast<const __half2*>(&unit));
+  return *reinterpret_cast<const uint32_t*>(&product);
+#endif
+}
+
 // 16 bytes that no one writes while the kernel runs and that are read once.
 __device__ __forceinline__ uint4 load_once_16(const void* global) {
   uint4 r;

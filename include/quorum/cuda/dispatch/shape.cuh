@@ -28,7 +28,14 @@ auto dispatch_shape(int head_dim, int group, Run&& run) {
 // Calls run(T()) for keys and values of type T.
 template <class Run>
 auto dispatch_element(ElementType type, Run&& run) {
-  return type == ElementType::bf16 ? run(bf16()) : run(f16());
+  switch (type) {
+    case ElementType::bf16:
+      return run(bf16());
+    case ElementType::fp8_e4m3:
+      return run(fp8_e4m3());
+    default:
+      return run(f16());
+  }
 }
 
 }  // namespace quorum::cuda

@@ -13,14 +13,19 @@ namespace quorum::cuda {
 // Blocks of the attend kernel that a multiprocessor holds: sums of long vectors take the registers of two.
 constexpr int attend_blocks_per_processor(int head_dim) { return head_dim <= 128 ? 2 : 1; }
 
-// Tiles in flight fill the shared memory: 16 tokens of keys and values for every warp and stage.
+// Tiles in flight, 16 tokens of keys and values for every warp and stage: they fill the shared memory where elements have 2 bytes. Four
+// tiles of bytes are as much as two of these, and more than memory's latency asks for.
+template <class T, int kWideStages>
+inline constexpr int kAttendStages = sizeof(T) == 1 ? 4 : kWideStages;
+
 struct LargeSharedMemory {  // compute capability 9.0 and 10.0: 227 KB a block
-  template <int kHeadDim, int kHeadTiles>
-  using Attend = AttendPolicy<4, kHeadDim * kHeadTiles <= 256 ? 3 : 2, attend_blocks_per_processor(kHeadDim)>;  // a third would spill
+  template <class T, int kHeadDim, int kHeadTiles>
+  using Attend = AttendPolicy<4, kAttendStages<T, (kHeadDim * kHeadTiles <= 256 ? 3 : 2)>,  // a third would spill
+                              attend_blocks_per_processor(kHeadDim)>;
 };
 struct SmallSharedMemory {  // 8.0: 163 KB
-  template <int kHeadDim, int kHeadTiles>
-  using Attend = AttendPolicy<4, 2, attend_blocks_per_processor(kHeadDim)>;
+  template <class T, int kHeadDim, int kHeadTiles>
+  using Attend = AttendPolicy<4, kAttendStages<T, 2>, attend_blocks_per_processor(kHeadDim)>;
 };
 
 // What a plan needs to know of its device.

@@ -16,16 +16,22 @@ struct AttendPolicy {
   static constexpr int kThreads = kWarps * kWarpSize;
 };
 
-template <int kHeadDim, int kHeadTiles, class Policy>
+// Elements of a warp's tiles: keys and values of every stage.
+template <class T, int kHeadDim, class Policy>
+inline constexpr int kWarpTileElements = Policy::kStages * 2 * kTileElements<T, kHeadDim>;
+
+template <class T, int kHeadDim, int kHeadTiles, class Policy>
 int64_t attend_shared_bytes(int num_rows) {
-  return int64_t(Policy::kWarps) * Policy::kStages * 2 * kTileElements<kHeadDim> * 2 +
-         8 * kHeadTiles * (kTileStride<kHeadDim> * 2 + int64_t(sizeof(ColumnRange))) + (kSegmentKinds * int64_t(num_rows) + 1) * 4;
+  return int64_t(Policy::kWarps) * kWarpTileElements<T, kHeadDim, Policy> * int64_t(sizeof(T)) +
+         8 * kHeadTiles * (kTileStride<Operand<T>, kHeadDim> * 2 + int64_t(sizeof(ColumnRange))) +
+         (kSegmentKinds * int64_t(num_rows) + 1) * 4;
 }
 
-// Joins the warps' states and writes the block's part of a segment. `scratch`: the tiles' memory, which no one uses any more.
+// Joins the warps' states and writes the block's part of a segment, its output times `scale`. `scratch`: the tiles' memory, which
+// no one uses any more.
 template <int kHeadDim, int kHeadTiles, class Policy>
-__device__ __forceinline__ void write_partial(const StepParams& p, int64_t partial, TileState<kHeadDim, kHeadTiles>& state,
-                                              float* scratch) {
+__device__ __forceinline__ void write_partial(const StepParams& p, int64_t partial, OutputPlaces places, float scale,
+                                              TileState<kHeadDim, kHeadTiles>& state, float* scratch) {
   constexpr int kHeads = 8 * kHeadTiles, kStride = kHeadDim + 4;  // the padding keeps a warp's stores in different banks
   const int lane = int(threadIdx.x) % kWarpSize, warp = int(threadIdx.x) / kWarpSize, group = p.group;
   float* output = scratch + warp * kHeads * kStride;
@@ -40,7 +46,7 @@ __device__ __forceinline__ void write_partial(const StepParams& p, int64_t parti
 #pragma unroll
       for (int m = 0; m < kHeadDim / 16; ++m)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) output[head * kStride + m * 16 + i * 8 + lane / 4] = state.output[m][t][2 * i + j];
+        for (int i = 0; i < 2; ++i) output[head * kStride + m * 16 + places.first + places.step * i] = state.output[m][t][2 * i + j];
     }
   __syncthreads();
   for (int i = int(threadIdx.x); i < group * kHeadDim; i += Policy::kThreads) {
@@ -55,7 +61,7 @@ __device__ __forceinline__ void write_partial(const StepParams& p, int64_t parti
       sum += own.sum * factor;
       value += scratch[(w * kHeads + head) * kStride + c] * factor;
     }
-    p.workspace.partial_output[(partial * group + head) * kHeadDim + c] = value;
+    p.workspace.partial_output[(partial * group + head) * kHeadDim + c] = value * scale;
     if (c == 0) p.workspace.partial_state[partial * group + head] = {max / kLog2e, sum};
   }
   __syncthreads();
@@ -64,10 +70,14 @@ __device__ __forceinline__ void write_partial(const StepParams& p, int64_t parti
 // Grid: (attend_blocks). Shared: attend_shared_bytes().
 template <class T, int kHeadDim, int kHeadTiles, class Policy>
 __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks) attend_kernel(const __grid_constant__ StepParams p) {
-  constexpr int kWarpElements = Policy::kStages * 2 * kTileElements<kHeadDim>;
+  constexpr int kWarpElements = kWarpTileElements<T, kHeadDim, Policy>;
+  static_assert(kWarpElements * sizeof(T) >= kTileElements<bf16, kHeadDim> * sizeof(bf16), "the tail's tile lies in their place");
+  static_assert(
+      Policy::kWarps * kWarpElements * sizeof(T) >= Policy::kWarps * 8 * kHeadTiles * ((kHeadDim + 4) * 4 + sizeof(AttentionState)),
+      "so does what warps hand over");
   T* memory = dynamic_shared<T>();
-  T* queries = memory + Policy::kWarps * kWarpElements;
-  auto* ranges = reinterpret_cast<ColumnRange*>(queries + 8 * kHeadTiles * kTileStride<kHeadDim>);
+  auto* queries = reinterpret_cast<Operand<T>*>(memory + Policy::kWarps * kWarpElements);
+  auto* ranges = reinterpret_cast<ColumnRange*>(queries + 8 * kHeadTiles * kTileStride<Operand<T>, kHeadDim>);
   int32_t* indptr = reinterpret_cast<int32_t*>(ranges + 8 * kHeadTiles);
   // The same for all lanes, which the compiler sees only so.
   const int warp = __shfl_sync(kFullMask, int(threadIdx.x) / kWarpSize, 0);
@@ -100,7 +110,9 @@ __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks) attend_kern
     else
       attend_listed<T, kHeadDim, kHeadTiles, Policy::kStages>(p, row, own, queries, ranges, tiles, state);
     __syncthreads();
-    write_partial<kHeadDim, kHeadTiles, Policy>(p, partial_of(p, p.round, block, segment), state, reinterpret_cast<float*>(memory));
+    const OutputPlaces places = is_tail ? OutputPlaces::of<bf16>() : OutputPlaces::of<T>();
+    write_partial<kHeadDim, kHeadTiles, Policy>(p, partial_of(p, p.round, block, segment), places, is_tail ? 1.0f : value_scale<T>(p, row),
+                                                state, reinterpret_cast<float*>(memory));
   }
 }
 

@@ -51,12 +51,13 @@ __global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) mean_va
   const int64_t slot = p.slots_of(head) + own;
   const int count = int(p.index.size[slot]);
   const int32_t* tokens = p.index.cluster_tokens + p.tokens_of(head) + p.index.cluster_indptr[p.indptr_of(head) + own];
+  const float scale_of_values = p.kv.value_scale(head);
   float2 mean[kPairs] = {};
   bool finite = true;
 #pragma unroll 2
   for (int n = 0; n < count; ++n) {
     float2 value[kPairs];
-    finite = load_finite_row<kHeadDim>(p.kv.value_row(tokens[n], head), p.kv.type, value) && finite;
+    finite = load_finite_row<kHeadDim>(p.kv.value_row(tokens[n], head), p.kv.type, scale_of_values, value) && finite;
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
       mean[i].x += value[i].x;
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) mean_va
 #pragma unroll 2
   for (int n = 0; n < count; ++n) {
     float2 value[kPairs];
-    load_finite_row<kHeadDim>(p.kv.value_row(tokens[n], head), p.kv.type, value);
+    load_finite_row<kHeadDim>(p.kv.value_row(tokens[n], head), p.kv.type, scale_of_values, value);
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
       const float x = value[i].x - mean[i].x, y = value[i].y - mean[i].y;

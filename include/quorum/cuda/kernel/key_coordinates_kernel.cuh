@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kWarpSize) sum_keys_kernel(const __grid_consta
   bool finite = true;
   for (int row = tile * kKeyTile; row < (tile + 1) * kKeyTile && row < p.tokens.count; ++row) {
     float2 key[kPairsOfLane<kHeadDim>];
-    finite = load_finite_row<kHeadDim>(p.kv.key_row(p.tokens.first + row, head), p.kv.type, key) && finite;
+    finite = load_finite_row<kHeadDim>(p.kv.key_row(p.tokens.first + row, head), p.kv.type, p.kv.key_scale(head), key) && finite;
 #pragma unroll
     for (int i = 0; i < kPairsOfLane<kHeadDim>; ++i) sum[i].x += key[i].x, sum[i].y += key[i].y;
   }
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kBuildThreads, kBuildBlocks<kHeadDim>) key_coo
   for (int r = warp; r < kBuildRows; r += kWarps) {
     const int row = first + r < p.tokens.count ? first + r : p.tokens.count - 1;
     float2 key[kPairsOfLane<kHeadDim>];
-    load_finite_row<kHeadDim>(p.kv.key_row(p.tokens.first + row, head), p.kv.type, key);
+    load_finite_row<kHeadDim>(p.kv.key_row(p.tokens.first + row, head), p.kv.type, p.kv.key_scale(head), key);
 #pragma unroll
     for (int i = 0; i < kPairsOfLane<kHeadDim>; ++i) {
       const int pair = i * kWarpSize + lane;

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kMomentThreads) query_moment_kernel(const __gr
     for (int n = warp; n < kMetricTile; n += kWarps) {
       float2 query[kPairsOfLane<kHeadDim>] = {};
       const int i = first + n;
-      if (i < num_queries) load_finite_row<kHeadDim>(p.queries.row(i / p.group, head * p.group + i % p.group), p.queries.type, query);
+      if (i < num_queries) load_finite_row<kHeadDim>(p.queries.row(i / p.group, head * p.group + i % p.group), p.queries.type, 1.0f, query);
 #pragma unroll
       for (int k = 0; k < kPairsOfLane<kHeadDim>; ++k)
         if (2 * (k * kWarpSize + lane) < kHeadDim) reinterpret_cast<float2*>(rows[n])[k * kWarpSize + lane] = query[k];

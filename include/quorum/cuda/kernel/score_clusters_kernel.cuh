@@ -3,6 +3,7 @@
 
 #include "quorum/core/cluster_estimate.hpp"
 #include "quorum/cuda/block/adjust_scores.cuh"
+#include "quorum/cuda/block/cache_rows.cuh"
 #include "quorum/cuda/block/score_block.cuh"
 #include "quorum/cuda/block/state_sum.cuh"
 #include "quorum/cuda/support/shared_memory.cuh"
@@ -71,6 +72,7 @@ __device__ __forceinline__ void score_always_tokens(const StepParams& p, int row
   const int sequence = p.sequence_of(row), kv_head = p.kv_head_of(row);
   const int num_always = head.num_always(p.seen_by_all(row).end), step = p.score_tiles * kScoreWarps;
   const bool differ = p.columns_differ();
+  const float key_scale = p.kv.key_scale(kv_head);
   const auto* queries = reinterpret_cast<const float2*>(p.workspace.scaled_queries + int64_t(row) * kMaxGroupSize * kHeadDim);
 #pragma unroll 1
   for (int first = 0; first < p.group; first += kTogether) {
@@ -86,13 +88,12 @@ __device__ __forceinline__ void score_always_tokens(const StepParams& p, int row
 #pragma unroll 1
     for (int i = int(blockIdx.x) * kScoreWarps + warp; i < num_always; i += step) {
       const int token = head.always_token(i);
-      const auto* key = reinterpret_cast<const uint32_t*>(p.kv.key_row(p.kv.place(sequence, token), kv_head));
+      const std::byte* key = p.kv.key_row(p.kv.place(sequence, token), kv_head);
       float score[kTogether] = {};
 #pragma unroll
       for (int c = 0; c < kPairs; ++c) {
         const int pair = c * kWarpSize + lane;
-        const uint32_t word = 2 * pair < kHeadDim ? key[pair] : 0u;
-        const float2 k = p.kv.type == ElementType::f16 ? unpack_f16(word) : unpack_bf16(word);
+        const float2 k = 2 * pair < kHeadDim ? load_pair(key, p.kv.type, pair) : float2{};
 #pragma unroll
         for (int g = 0; g < kTogether; ++g) score[g] += k.x * q[g][c].x + k.y * q[g][c].y;
       }
@@ -100,7 +101,7 @@ __device__ __forceinline__ void score_always_tokens(const StepParams& p, int row
 #pragma unroll
       for (int g = 0; g < kTogether; ++g) {
         const float sum = warp_sum(score[g]);
-        if (lane == g) own = sum;
+        if (lane == g) own = sum * key_scale;
       }
       if (p.shape.logit_softcap > 0.0f) own = soft_cap(own, p.shape.logit_softcap);
       if (differ && !p.seen_by(row, first + lane % kTogether).passes(token)) own = -kInfinity;
