@@ -39,6 +39,11 @@ target_compile_options(quorum_own INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${quorum_
 if(QUORUM_SANITIZE)
   string(REPLACE ";" "," quorum_sanitizers "${QUORUM_SANITIZE}")
   set(quorum_sanitize_flags -fsanitize=${quorum_sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  if(QUORUM_SANITIZE MATCHES "undefined")
+    # A null pointer traps by itself, sizes of objects are the address sanitizer's business, and the few virtual calls need no check of their
+    # own: without these three a file of Eigen's compiles in two thirds of the time.
+    list(APPEND quorum_sanitize_flags -fno-sanitize=null,object-size,vptr)
+  endif()
   target_compile_options(quorum_own INTERFACE ${quorum_sanitize_flags})
   target_link_options(quorum_own INTERFACE ${quorum_sanitize_flags})
 endif()

@@ -124,6 +124,8 @@ void check_turn() {
 TEST_CASE("turn: eigenvectors and eigenvalues of the moment, packed; a zero moment leaves coordinates as they are") {
   check_turn<64>();
   check_turn<96>();
+}
+TEST_CASE("turn: the same of long rows" * doctest::test_suite("long rows")) {
   check_turn<128>();
   check_turn<256>();
 }
