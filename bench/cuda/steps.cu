@@ -1,6 +1,7 @@
 // The step on a GPU: dense attention, whole steps, single stages and the building of an index, as replays of CUDA graphs over several
 // layers, so that no layer finds its keys, values or index in the cache. Writes a table, and with --json FILE the same as JSON.
-//   bench_cuda [--json FILE] [--tokens N] [--batch B]       both may be repeated; default 32768, 131072 and 1, 8
+//   bench_cuda [--json FILE] [--tokens N] [--batch B] [--kv bf16|fp8_e4m3]
+// --tokens and --batch may be repeated; default 32768, 131072 and 1, 8. --kv: type of keys and values, default bf16.
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -28,11 +29,16 @@ DeviceBuffer upload(const std::vector<T>& from) {
   return buffer;
 }
 
-// Rows of a cache in bf16.
-std::vector<bf16> to_bf16(const std::byte* from, int64_t count) {
-  std::vector<bf16> out(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) out[size_t(i)] = from_float<bf16>(to_float(reinterpret_cast<const f16*>(from)[i]));
+// Elements of a cache, which are in f16, as those of another type.
+template <class T>
+std::vector<std::byte> converted(const std::byte* from, int64_t count) {
+  std::vector<std::byte> out(size_t(count) * sizeof(T));
+  auto* elements = reinterpret_cast<T*>(out.data());
+  for (int64_t i = 0; i < count; ++i) elements[i] = from_float<T>(to_float(reinterpret_cast<const f16*>(from)[i]));
   return out;
+}
+std::vector<std::byte> converted(ElementType type, const std::byte* from, int64_t count) {
+  return type == ElementType::bf16 ? converted<bf16>(from, count) : converted<fp8_e4m3>(from, count);
 }
 
 // One layer's caches and indexes, every sequence with its own copy.
@@ -70,10 +76,11 @@ double time_layers(cudaStream_t stream, int num_layers, const std::function<void
 
 class StepBench {
  public:
-  StepBench(int num_tokens, int batch, std::ostream& json)
-      : workload_(num_tokens, kKvHeads, kGroupSize, kHeadDim, 32), num_tokens_(num_tokens), batch_(batch), json_(json) {
+  StepBench(int num_tokens, int batch, ElementType type, std::ostream& json)
+      : workload_(num_tokens, kKvHeads, kGroupSize, kHeadDim, 32), num_tokens_(num_tokens), batch_(batch), type_(type), json_(json) {
     const int64_t elements = int64_t(num_tokens) * kKvHeads * kHeadDim;
-    const std::vector<bf16> keys = to_bf16(workload_.kv().keys, elements), values = to_bf16(workload_.kv().values, elements);
+    const std::vector<std::byte> keys = converted(type, workload_.kv().keys, elements);
+    const std::vector<std::byte> values = converted(type, workload_.kv().values, elements);
     layers_.resize(batch >= 8 ? 2 : 6);
     for (Layer& layer : layers_) add_layer(layer, keys, values);
     std::vector<float> queries;
@@ -115,8 +122,8 @@ class StepBench {
   }
 
  private:
-  void add_layer(Layer& layer, const std::vector<bf16>& keys, const std::vector<bf16>& values) {
-    const size_t bytes = keys.size() * sizeof(bf16);
+  void add_layer(Layer& layer, const std::vector<std::byte>& keys, const std::vector<std::byte>& values) {
+    const size_t bytes = keys.size();
     layer.keys = DeviceBuffer(int64_t(bytes) * batch_);
     layer.values = DeviceBuffer(int64_t(bytes) * batch_);
     std::vector<FlatHeadView> heads(size_t(batch_) * kKvHeads);
@@ -131,10 +138,19 @@ class StepBench {
     layer.heads = upload(heads);
   }
 
+  // The view that `make` makes of a layer's keys and values, by their type.
+  template <class Make>
+  auto kv_of(const Layer& layer, Make&& make) const {
+    if (type_ == ElementType::bf16) return make(layer.keys.as<bf16>(), layer.values.as<bf16>());
+    return make(layer.keys.as<fp8_e4m3>(), layer.values.as<fp8_e4m3>());
+  }
+
   cuda::DecodeBatch batch_of(const Layer& layer, bool sparse) const {
     cuda::DecodeBatch batch;
     batch.queries = QueryView::contiguous(queries_.as<float>(), batch_, kQueryHeads, kHeadDim);
-    batch.kv = PagedKvView::hnd(layer.keys.as<bf16>(), layer.values.as<bf16>(), lengths_.as<int32_t>(), num_tokens_, kKvHeads, kHeadDim);
+    batch.kv = kv_of(layer, [&](const auto* keys, const auto* values) {
+      return PagedKvView::hnd(keys, values, lengths_.as<int32_t>(), num_tokens_, kKvHeads, kHeadDim);
+    });
     batch.heads = sparse ? layer.heads.as<FlatHeadView>() : nullptr;
     batch.num_sequences = batch_;
     return batch;
@@ -157,7 +173,7 @@ class StepBench {
 
   // Returns the time of a step; prints and records it with its stages and bytes. Stages are those of the first round.
   double measure(const std::string& name, const DecodeOptions& options, bool sparse) {
-    cuda::Decoder decoder(workload_.shape(), ElementType::bf16, options, limits_);
+    cuda::Decoder decoder(workload_.shape(), type_, options, limits_);
     const AttentionOutput out{output_.as<float>(), nullptr};
     const int layers = int(layers_.size());
     const auto time = [&](const std::function<void(const Layer&)>& enqueue) {
@@ -210,7 +226,9 @@ class StepBench {
     const DeviceBuffer index(bytes.index), workspace(bytes.workspace);
     const double build = time_layers(stream_, int(layers_.size()), [&] {
       for (const Layer& layer : layers_) {
-        const auto kv = KvCacheView::hnd(layer.keys.as<bf16>(), layer.values.as<bf16>(), num_tokens_, num_tokens_, kHeadDim);
+        const KvCacheView kv = kv_of(layer, [&](const auto* keys, const auto* values) {
+          return KvCacheView::hnd(keys, values, num_tokens_, num_tokens_, kHeadDim);
+        });
         cuda::build_index(workload_.shape(), options, kv, {}, {index.as<>(), workspace.as<>()}, stream_);
       }
     });
@@ -221,6 +239,7 @@ class StepBench {
 
   HostWorkload workload_;
   int num_tokens_, batch_;
+  ElementType type_;
   std::ostream& json_;
   std::vector<Layer> layers_;
   DeviceBuffer queries_, lengths_, output_, reports_;
@@ -232,7 +251,7 @@ class StepBench {
 
 int run(int argc, char** argv) {
   std::vector<int> tokens, batches;
-  std::string path;
+  std::string path, type = element_name(ElementType::bf16);
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string option = argv[i];
     if (option == "--json")
@@ -241,18 +260,23 @@ int run(int argc, char** argv) {
       tokens.push_back(std::stoi(argv[i + 1]));
     else if (option == "--batch")
       batches.push_back(std::stoi(argv[i + 1]));
+    else if (option == "--kv")
+      type = argv[i + 1];
     else
-      throw Error(ErrorCode::invalid_argument, "bench_cuda: options are --json FILE, --tokens N and --batch B, got " + option);
+      throw Error(ErrorCode::invalid_argument, "bench_cuda: options are --json FILE, --tokens N, --batch B and --kv TYPE, got " + option);
   }
   if (tokens.empty()) tokens = {32768, 131072};
   if (batches.empty()) batches = {1, 8};
+  const bool is_fp8 = type == element_name(ElementType::fp8_e4m3);
+  require(is_fp8 || type == element_name(ElementType::bf16), "bench_cuda", "--kv", "bf16 or fp8_e4m3", type.c_str());
   cudaDeviceProp device;
   check(cudaGetDeviceProperties(&device, 0), "bench", "cudaGetDeviceProperties");
   std::ostringstream json;
-  json << "{\n  \"device\": \"" << device.name << "\",\n  \"shape\": \"32 query heads, 8 KV heads, head_dim 128, bf16\",\n  \"steps\": [\n";
-  std::printf("%s; 32 query heads, 8 KV heads, head_dim 128, bf16; clusters of 32\n", device.name);
+  json << "{\n  \"device\": \"" << device.name << "\",\n  \"shape\": \"32 query heads, 8 KV heads, head_dim 128, " << type
+       << "\",\n  \"steps\": [\n";
+  std::printf("%s; 32 query heads, 8 KV heads, head_dim 128, %s; clusters of 32\n", device.name, type.c_str());
   for (const int n : tokens)
-    for (const int b : batches) StepBench(n, b, json).run();
+    for (const int b : batches) StepBench(n, b, is_fp8 ? ElementType::fp8_e4m3 : ElementType::bf16, json).run();
   json << "\n  ]\n}\n";
   if (!path.empty()) std::ofstream(path) << json.str();
   return 0;
