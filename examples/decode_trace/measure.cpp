@@ -139,7 +139,7 @@ TraceReport measure(const quorum::io::Trace& trace, const Options& options, quor
   report.head_dim = trace.head_dim;
   report.kv_bytes = int64_t(trace.num_tokens) * trace.num_kv_heads * trace.head_dim * 4;
   Bench bench(trace, options, executor);
-  progress(trace.name + ": building the index of " + std::to_string(bench.indexed_end()) + " tokens");
+  progress(trace.name + ": building the index over a context of " + std::to_string(bench.indexed_end()) + " tokens");
   report.build_ms = bench.build();
   report.index_bytes = bench.index().bytes();
   report.indexed_tokens = bench.index().view().num_indexed;

@@ -110,7 +110,9 @@ std::string charts(const TraceReport& trace) {
                 std::string("One point a target, labelled with it. ") + (trace.num_kv_heads > 1 ? "Small dots: single KV heads. " : "") +
                     "Lower left is better.",
                 error_chart(trace)) +
-         figure("Dense against sparse", "All heads of the layer, the same threads for both. Dark line: the middle half of the steps.",
+         figure("Dense against sparse",
+                "All heads of the layer, up to as many threads for both: a step begins without those that a busy processor keeps away. "
+                "Dark line: the middle half of the steps.",
                 time_chart(trace)) +
          "</div>\n";
 }
