@@ -89,6 +89,8 @@ void check_eigenvectors() {
 TEST_CASE("jacobi: the turn is orthogonal and makes a covariance diagonal, for every head_dim") {
   check_eigenvectors<64>();
   check_eigenvectors<96>();
+}
+TEST_CASE("jacobi: the same of long rows" * doctest::test_suite("long rows")) {
   check_eigenvectors<128>();
   check_eigenvectors<256>();
 }

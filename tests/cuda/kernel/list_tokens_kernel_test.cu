@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "tests/cuda/support/coded_case.cuh"
 #include "tests/cuda/support/device_array.cuh"
@@ -72,8 +73,8 @@ void check_row(const CodedCase& coded, int row) {
   }
 }
 
-TEST_CASE("cuda list kernel: tokens, and what is left of their clusters, for every head_dim and number of columns") {
-  for (const int head_dim : {64, 96, 128, 256})
+void check_head_dims(std::initializer_list<int> head_dims) {
+  for (const int head_dim : head_dims)
     for (const int group : {1, 5, 16}) {
       CAPTURE(head_dim);
       CAPTURE(group);
@@ -84,6 +85,9 @@ TEST_CASE("cuda list kernel: tokens, and what is left of their clusters, for eve
       for (int row = 0; row < coded.params().num_rows(); ++row) check_row(coded, row);
     }
 }
+
+TEST_CASE("cuda list kernel: tokens, and what is left of their clusters, for every number of columns") { check_head_dims({64, 96}); }
+TEST_CASE("cuda list kernel: the same of long rows" * doctest::test_suite("long rows")) { check_head_dims({128, 256}); }
 
 TEST_CASE("cuda list kernel: clusters of one token and of many blocks, soft-capping, nothing listed, a second round") {
   for (const int variant : {0, 1, 2, 3, 4}) {
