@@ -15,20 +15,9 @@ using test::BatchSpec;
 namespace {
 
 BatchSpec fp8_batch(AttentionShape shape, std::vector<int> lengths, bool codes) {
-  BatchSpec spec;
-  if (codes) spec.index = {};
-  spec.shape = shape;
-  spec.lengths = std::move(lengths);
-  spec.type = ElementType::fp8_e4m3;
-  return spec;
+  return test::batch_of_type(ElementType::fp8_e4m3, shape, std::move(lengths), codes);
 }
-DecodeOptions sparse_options(bool codes) {
-  DecodeOptions options;
-  options.unit = codes ? ReadUnit::tokens : ReadUnit::clusters;
-  options.dense_below = 0;
-  options.target_ratio = 0.8f;
-  return options;
-}
+DecodeOptions sparse_options(bool codes, float target = 0.8f) { return test::unit_options(codes, target); }
 
 }  // namespace
 
@@ -53,8 +42,7 @@ TEST_CASE("fp8_e4m3: the tail and the certificate, and a report in bytes of one 
     BatchSpec spec = fp8_batch({4, 2, 64, 0.0f}, {1200}, codes);
     spec.key_noise = 0.6f;
     const Batch batch(spec);
-    DecodeOptions options = sparse_options(codes);
-    options.target_ratio = 0.95f;
+    DecodeOptions options = sparse_options(codes, 0.95f);
     options.certificate.enabled = true;
     const auto result = batch.decode(options);
     REQUIRE(result.status == DecodeStatus::ok);

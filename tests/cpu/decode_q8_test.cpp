@@ -14,20 +14,9 @@ using test::BatchSpec;
 namespace {
 
 BatchSpec q8_batch(AttentionShape shape, std::vector<int> lengths, bool codes) {
-  BatchSpec spec;
-  if (codes) spec.index = {};
-  spec.shape = shape;
-  spec.lengths = std::move(lengths);
-  spec.type = ElementType::q8_0;
-  return spec;
+  return test::batch_of_type(ElementType::q8_0, shape, std::move(lengths), codes);
 }
-DecodeOptions sparse_options(bool codes, float target = 0.8f) {
-  DecodeOptions options;
-  options.unit = codes ? ReadUnit::tokens : ReadUnit::clusters;
-  options.dense_below = 0;
-  options.target_ratio = target;
-  return options;
-}
+DecodeOptions sparse_options(bool codes, float target = 0.8f) { return test::unit_options(codes, target); }
 int sparse_heads(const test::DecodeResult& result) {
   int count = 0;
   for (const HeadReport& report : result.reports) count += !is_dense(report.path);

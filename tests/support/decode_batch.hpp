@@ -43,6 +43,24 @@ inline BatchSpec coded_batch(std::vector<int> lengths) {
   return spec;
 }
 
+// Sequences whose keys and values are of a type, with or without residual codes.
+inline BatchSpec batch_of_type(ElementType type, const AttentionShape& shape, std::vector<int> lengths, bool codes) {
+  BatchSpec spec;
+  if (codes) spec.index = {};
+  spec.shape = shape;
+  spec.lengths = std::move(lengths);
+  spec.type = type;
+  return spec;
+}
+// Single tokens or whole clusters, however short a sequence is.
+inline DecodeOptions unit_options(bool codes, float target) {
+  DecodeOptions options;
+  options.unit = codes ? ReadUnit::tokens : ReadUnit::clusters;
+  options.dense_below = 0;
+  options.target_ratio = target;
+  return options;
+}
+
 // Output and lse lie between sentinels, so that a write outside of them, or none at all, shows.
 struct DecodeResult {
   static constexpr float kSentinel = -12345.0f;
