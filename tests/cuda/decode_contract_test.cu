@@ -40,8 +40,9 @@ TEST_CASE("cuda decoder: every mistake is named: argument, rule, value") {
         "cuda::Decoder: options.variance must be none or shared on this device, got 2");
   CHECK(message_of([](Plan& p) { p.options.scope = SelectionScope::head; }) ==
         "cuda::Decoder: options.scope must be group on this device, got 1");
-  CHECK(message_of([](Plan& p) { p.limits.max_clusters = 100000; }) ==
-        "cuda::Decoder: limits.max_clusters must be so many that two bytes each fit into a block's shared memory, got 100000");
+  CHECK(message_of([](Plan& p) { p.limits.max_clusters = 1 << 24; }) ==
+        "cuda::Decoder: limits.max_clusters must be so many that six bytes each fit into the shared memory of the blocks of a row, got "
+        "16777216");
   // Those of shape, options and limits in general; tests/core has them all.
   CHECK(message_of([](Plan& p) { p.shape.num_kv_heads = 3; }).find("cuda::Decoder: shape.") == 0);
   CHECK(message_of([](Plan& p) { p.options.target_ratio = 0.0f; }) == "cuda::Decoder: options.target_ratio must be in (0, 1], got 0");

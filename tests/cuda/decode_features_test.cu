@@ -179,5 +179,36 @@ TEST_CASE("cuda decode: erased tokens are neither read nor counted") {
   }
 }
 
+TEST_CASE("cuda decode: several blocks that choose for a row choose what one does") {
+  CaseOptions shape;
+  shape.shape = {4, 1, 64, 0.0f};
+  shape.num_tokens = {3000};
+  const HostCase host(shape);
+  const DeviceCase device(host);
+  for (const ReadUnit unit : {ReadUnit::clusters, ReadUnit::tokens}) {
+    CAPTURE(unit == ReadUnit::tokens);
+    DecodeOptions options;
+    options.dense_below = 0;
+    options.target_ratio = 0.85f;
+    options.unit = unit;
+    options.certificate.enabled = true;
+    options.certificate.policy = MissPolicy::dense;
+    // A plan for more clusters than there are gives a row more blocks than one, where the device has teams of them.
+    DecodeLimits large = device.limits();
+    large.max_clusters = 4 * cuda::kSelectThreads;
+    const auto several = make_decoder(device.shape(), shape.type, options, large), one = device.decoder(options);
+    CHECK(several->device().select_blocks(1, large.max_clusters, 1) == (several->device().has_teams ? 4 : 1));
+    CHECK(one->device().select_blocks(1, host.max_cluster_slots(), 1) == 1);
+    const CaseResult result = device.decode(*several), expected = device.decode(*one);
+    for (size_t i = 0; i < result.reports.size(); ++i) {
+      CHECK(result.reports[i].path == expected.reports[i].path);
+      CHECK(result.reports[i].tokens_read == expected.reports[i].tokens_read);
+      CHECK(result.reports[i].rounds == expected.reports[i].rounds);
+      CHECK(result.reports[i].attained_ratio_lower_bound == doctest::Approx(expected.reports[i].attained_ratio_lower_bound).epsilon(0.02));
+    }
+    CHECK(distance(result.output, expected.output) <= 0.02);  // a draw at the border of two clusters may fall into the other one
+  }
+}
+
 }  // namespace
 }  // namespace quorum::test

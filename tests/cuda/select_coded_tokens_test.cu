@@ -66,8 +66,8 @@ TEST_CASE("cuda selection by code: a budget lists the tokens that the CPU lists,
 }
 
 TEST_CASE("cuda selection by code: shared memory grows with columns and clusters, within every device's") {
-  CHECK(cuda::RowCandidates<16>::shared_bytes(16, 8192) <= 163 * 1024);
-  CHECK(cuda::RowCandidates<4>::shared_bytes(4, 1024) - cuda::RowCandidates<4>::shared_bytes(4, 16) == 4 * 1008);
+  CHECK(cuda::RowCandidates<16>::shared_bytes(16, 8192, 1) <= 163 * 1024);
+  CHECK(cuda::RowCandidates<4>::shared_bytes(4, 1024, 1) - cuda::RowCandidates<4>::shared_bytes(4, 16, 1) == 4 * 1008);
   CHECK(cuda::scan_shared_bytes(16) <= 47 * 1024);  // no kernel needs to be asked for it
 }
 

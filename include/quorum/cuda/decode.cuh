@@ -45,8 +45,9 @@ class Decoder {
     check(prepare_score_clusters(plan_.shape), "cuda::Decoder", "prepare_score_clusters");
     for (int rows = 1; rows <= plan_.rows_per_set; ++rows) {  // a call may have fewer than the plan
       const int group = rows * plan_.heads_per_row;
-      check(prepare_select_tokens(group, plan_.max_slots), "cuda::Decoder", "prepare_select_tokens");
-      if (plan_.by_tokens) check(prepare_select_coded_tokens(group, plan_.max_slots), "cuda::Decoder", "prepare_select_coded_tokens");
+      check(prepare_select_tokens(group, plan_.max_slots, plan_.select_blocks), "cuda::Decoder", "prepare_select_tokens");
+      if (plan_.by_tokens)
+        check(prepare_select_coded_tokens(group, plan_.max_slots, plan_.select_blocks), "cuda::Decoder", "prepare_select_coded_tokens");
       check(prepare_sparse_attention(shape.head_dim, group, kv_type, device_, plan_.num_rows()), "cuda::Decoder",
             "prepare_sparse_attention");
     }
@@ -87,6 +88,7 @@ class Decoder {
     p.num_sequences = batch.num_sequences;
     p.deal_query_rows(batch.num_rows, batch.causal, p.options.rows);
     p.score_tiles = device_.score_tiles(p.num_rows(), p.max_slots);
+    p.select_blocks = device_.select_blocks(p.num_rows(), p.max_slots, p.select_blocks);
     p.scan_tiles = device_.scan_tiles(p.num_rows(), p.max_slots);
     p.out = out;
     p.reports = reports;
@@ -122,9 +124,9 @@ class Decoder {
     p.max_tokens = limits.max_tokens;
     const int slots = limits.max_clusters > 0 ? limits.max_clusters : limits.max_tokens / 8 + kClusterBlock;
     p.max_slots = int(round_up(slots, kClusterBlock));
-    const int64_t most_shared = (device.large_shared_memory ? 227 : 163) * 1024;
-    require(select_shared_bytes(p.group, p.max_slots) <= most_shared, function, "limits.max_clusters",
-            "so many that two bytes each fit into a block's shared memory", p.max_slots);
+    p.select_blocks = device.least_select_blocks(p.group, p.max_slots, p.by_tokens);
+    require(p.select_blocks > 0, function, "limits.max_clusters",
+            "so many that six bytes each fit into the shared memory of the blocks of a row", p.max_slots);
     p.attend_blocks = device.attend_blocks(shape.head_dim);
     const bool samples = options.certificate.enabled || options.tail == Tail::calibrated;
     p.num_draws = samples ? samples_per_round(options) : 0;

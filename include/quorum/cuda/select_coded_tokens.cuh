@@ -13,8 +13,8 @@ namespace quorum::cuda {
 
 // Calls run(kernel, shared bytes) with the kernel for a number of columns.
 template <class Run>
-cudaError_t dispatch_candidates(int group, int max_slots, Run&& run) {
-  const int64_t shared = RowCandidates<16>::shared_bytes(group, max_slots);
+cudaError_t dispatch_candidates(int group, int max_slots, int blocks, Run&& run) {
+  const int64_t shared = RowCandidates<16>::shared_bytes(group, max_slots, blocks);
   return group <= 4   ? run(choose_candidates_kernel<4>, shared)
          : group <= 8 ? run(choose_candidates_kernel<8>, shared)
                       : run(choose_candidates_kernel<16>, shared);
@@ -25,8 +25,8 @@ cudaError_t dispatch_candidates(int group, int max_slots, Run&& run) {
 // token.
 inline cudaError_t scan_candidates(const StepParams& p, cudaStream_t stream) {
   const dim3 rows(unsigned(p.shape.num_kv_heads), unsigned(p.sets()));
-  const cudaError_t status = dispatch_candidates(p.group, p.max_slots, [&](auto kernel, int64_t shared) {
-    return launch({rows, kSelectThreads, shared, stream, true}, kernel, p);
+  const cudaError_t status = dispatch_candidates(p.group, p.max_slots, p.select_blocks, [&](auto kernel, int64_t shared) {
+    return launch({dim3(unsigned(p.select_blocks), rows.x, rows.y), kSelectThreads, shared, stream, true, p.select_blocks}, kernel, p);
   });
   if (status != cudaSuccess) return status;
   return dispatch_shape(p.shape.head_dim, p.group, [&](auto head_dim, auto head_tiles) {
@@ -50,9 +50,10 @@ inline cudaError_t select_coded_tokens(const StepParams& p, cudaStream_t stream)
   return launch({rows, kDrawThreads, 0, stream, true}, draw_tokens_kernel<kDrawThreads>, p);
 }
 
-// Once per number of columns, when planning: lets the kernels have their shared memory.
-inline cudaError_t prepare_select_coded_tokens(int group, int max_slots) {
-  return dispatch_candidates(group, max_slots, [](auto kernel, int64_t shared) { return allow_dynamic_shared(kernel, shared); });
+// Once per number of columns, when planning: lets the kernels have their shared memory. least_blocks: fewest a row.
+inline cudaError_t prepare_select_coded_tokens(int group, int max_slots, int least_blocks) {
+  return dispatch_candidates(group, max_slots, least_blocks,
+                             [](auto kernel, int64_t shared) { return allow_dynamic_shared(kernel, shared); });
 }
 
 }  // namespace quorum::cuda

@@ -16,14 +16,16 @@ cudaError_t dispatch_select(int group, Run&& run) {
 // Stream: enqueues one kernel, waits for nothing. Cost: reads the weights of scoring twice.
 inline cudaError_t select_tokens(const StepParams& p, cudaStream_t stream) {
   return dispatch_select(p.group, [&](auto kernel) {
-    const LaunchConfig config{dim3(unsigned(p.shape.num_kv_heads), unsigned(p.sets())), kSelectThreads,
-                              select_shared_bytes(p.group, p.max_slots), stream, true};
-    return launch(config, kernel, p);
+    const dim3 grid(unsigned(p.select_blocks), unsigned(p.shape.num_kv_heads), unsigned(p.sets()));
+    const int64_t shared = select_shared_bytes(p.group, p.max_slots, p.select_blocks);
+    return launch({grid, kSelectThreads, shared, stream, true, p.select_blocks}, kernel, p);
   });
 }
 
-inline cudaError_t prepare_select_tokens(int group, int max_slots) {
-  return dispatch_select(group, [&](auto kernel) { return allow_dynamic_shared(kernel, select_shared_bytes(group, max_slots)); });
+// Once per number of columns, when planning: lets the kernel have its shared memory. least_blocks: fewest a row.
+inline cudaError_t prepare_select_tokens(int group, int max_slots, int least_blocks) {
+  return dispatch_select(group,
+                         [&](auto kernel) { return allow_dynamic_shared(kernel, select_shared_bytes(group, max_slots, least_blocks)); });
 }
 
 }  // namespace quorum::cuda

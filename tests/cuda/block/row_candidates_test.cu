@@ -4,9 +4,11 @@
 #include <doctest/doctest.h>
 
 #include <random>
+#include <utility>
 
 #include "quorum/cuda/kernel/choose_candidates_kernel.cuh"
 #include "tests/cuda/support/choice_case.cuh"
+#include "tests/cuda/support/team.cuh"
 
 namespace quorum::test {
 namespace {
@@ -58,10 +60,11 @@ struct Candidates {
   }
   void run() {
     const cuda::StepParams& p = choice.params;
-    const int64_t shared = cuda::RowCandidates<16>::shared_bytes(p.group, p.max_slots);
+    const int64_t shared = cuda::RowCandidates<16>::shared_bytes(p.group, p.max_slots, p.select_blocks);
+    const unsigned blocks = unsigned(p.select_blocks);
     const auto with = [&](auto kernel) {
       REQUIRE(cuda::allow_dynamic_shared(kernel, shared) == cudaSuccess);
-      REQUIRE(cuda::launch({.threads = cuda::kSelectThreads, .dynamic_shared = shared}, kernel, p) == cudaSuccess);
+      REQUIRE(cuda::launch({{blocks, 1, 1}, cuda::kSelectThreads, shared, nullptr, false, p.select_blocks}, kernel, p) == cudaSuccess);
     };
     if (p.group <= 4)
       with(cuda::choose_candidates_kernel<4>);
@@ -139,10 +142,12 @@ void check_cut(const Candidates& row, int candidates, int outside) {
 
 TEST_CASE("row candidates: whole buckets until every head is covered, and further until nine tenths of what is left is") {
   for (const int group : {1, 4, 5, 8, 9, 16})
-    for (const int num_clusters : {16, 528}) {
+    for (const auto& [num_clusters, blocks] : {std::pair{16, 1}, {528, 1}, {1040, 3}}) {
+      if (blocks > most_team_blocks() || (blocks > 1 && group != 5)) continue;
       CAPTURE(group);
       CAPTURE(num_clusters);
       Candidates row = random_case(num_clusters, group, token_options(0.7f));
+      row.choice.params.select_blocks = blocks;
       row.run();
       const double coverage = 0.97;
       const int candidates = row.cover(coverage, -1);
@@ -155,6 +160,7 @@ TEST_CASE("row candidates: a budget takes twice as many clusters, and one, until
   for (const int budget : {1, 3000, 1000000}) {
     CAPTURE(budget);
     Candidates row = random_case(256, 3, token_options(0.9f, budget));
+    row.choice.params.select_blocks = budget == 3000 ? std::min(2, most_team_blocks()) : 1;
     row.run();
     const auto count = [&](int threshold, bool of_tokens) {
       int sum = 0;
@@ -192,17 +198,20 @@ TEST_CASE("row candidates: what is always read may cover everything; without a t
 TEST_CASE("row candidates: squares of what is outside, where an error is wanted") {
   DecodeOptions options = token_options(0.9f);
   options.target_error = 0.1f;
-  Candidates row = random_case(160, 3, options);
-  row.run();
-  const std::vector<uint16_t> marks = row.marks();
-  for (int g = 0; g < 3; ++g) {
-    double sum = 0.0;
-    for (int j = 0; j < row.choice.num_clusters(); ++j)
-      if (marks[size_t(j)] != 0 && row.choice.size(j) > 0) {
-        const double share = row.choice.weight(j, g) / row.choice.total(g);
-        sum += share * share / row.choice.size(j);
-      }
-    CHECK(std::fabs(double(row.choice.plan().outside_squares[g]) / sum - 1.0) <= 1e-3);
+  for (const int blocks : {1, std::min(2, most_team_blocks())}) {
+    Candidates row = random_case(blocks * 528, 3, options);
+    row.choice.params.select_blocks = blocks;
+    row.run();
+    const std::vector<uint16_t> marks = row.marks();
+    for (int g = 0; g < 3; ++g) {
+      double sum = 0.0;
+      for (int j = 0; j < row.choice.num_clusters(); ++j)
+        if (marks[size_t(j)] != 0 && row.choice.size(j) > 0) {
+          const double share = row.choice.weight(j, g) / row.choice.total(g);
+          sum += share * share / row.choice.size(j);
+        }
+      CHECK(std::fabs(double(row.choice.plan().outside_squares[g]) / sum - 1.0) <= 1e-3);
+    }
   }
 }
 

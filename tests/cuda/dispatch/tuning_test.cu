@@ -11,6 +11,9 @@ TEST_CASE("tuning: the device that runs is asked") {
   int shared = 0;
   REQUIRE(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0) == cudaSuccess);
   CHECK(tuning.large_shared_memory == (shared >= 220 * 1024));
+  int major = 0;
+  REQUIRE(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess);
+  CHECK(tuning.has_teams == (major >= 9));
 }
 
 TEST_CASE("tuning: attention fills the device") {
@@ -48,6 +51,39 @@ TEST_CASE("tuning: the scan of codes has as many blocks as fit, no more than the
         CHECK(int64_t(tiles) * rows <= tuning.max_scan_blocks(600));
       }
   }
+}
+
+TEST_CASE("tuning: several blocks choose for a row where rows are few and clusters many, on devices that have teams") {
+  const DeviceTuning tuning{132, true, true};
+  CHECK(tuning.select_blocks(1, 16384, 1) == 8);
+  CHECK(tuning.select_blocks(8, 16384, 1) == 8);
+  CHECK(tuning.select_blocks(64, 16384, 1) == 2);
+  CHECK(tuning.select_blocks(67, 16384, 1) == 1);
+  CHECK(tuning.select_blocks(67, 16384, 4) == 4);
+  CHECK(tuning.select_blocks(8, 2048, 1) == 4);
+  CHECK(tuning.select_blocks(8, 1023, 1) == 1);
+  CHECK(tuning.select_blocks(0, 16, 1) == 1);
+  CHECK(DeviceTuning{132, true, false}.select_blocks(1, 16384, 1) == 1);
+  CHECK(DeviceTuning{3, true, true}.select_blocks(1, 16384, 1) == 2);
+}
+
+TEST_CASE("tuning: as many blocks choose for a row as its clusters need, up to what a device has") {
+  const DeviceTuning teams{132, true, true}, none{132, true, false}, small{108, false, false};
+  CHECK(teams.least_select_blocks(4, 4096, true) == 1);
+  CHECK(none.least_select_blocks(4, 4096, true) == 1);
+  CHECK(small.least_select_blocks(16, 8192, true) == 1);
+  const int of_a_million_tokens = (1 << 20) / 8;
+  CHECK(teams.least_select_blocks(4, of_a_million_tokens, true) == 8);
+  CHECK(none.least_select_blocks(4, of_a_million_tokens, true) == 0);
+  CHECK(teams.least_select_blocks(4, 1 << 24, true) == 0);
+  for (int slots = 16; slots < 1 << 18; slots = slots * 3 / 2 / 16 * 16 + 16)
+    for (const int group : {1, 16}) {
+      const int least = teams.least_select_blocks(group, slots, true);
+      if (least == 0) continue;
+      CHECK(select_shared_bytes(group, slots, least) <= 227 * 1024);
+      CHECK(RowCandidates<16>::shared_bytes(group, slots, least) <= 227 * 1024);
+      if (least > 1) CHECK(select_shared_bytes(group, slots, least / 2) > 227 * 1024);
+    }
 }
 
 template <class Tuning, class T, int kHeadDim, int kHeadTiles>

@@ -20,7 +20,7 @@ struct Queue {
     done = 0;
   }
 };
-std::vector<Queue> queues(1024);
+std::vector<Queue> queues(kMaxTeamThreads);
 
 bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
@@ -31,18 +31,18 @@ bool issue_async_copy(const AsyncCopy& copy, std::source_location site) {
   const AsyncCopyTime time = settings().async_copies;
   if (time == AsyncCopyTime::at_issue || (time == AsyncCopyTime::random && random_number() % 2 == 0)) return true;
   IgnoreAccesses ignore;
-  queues[thread_rank()].copies.push_back(copy);
+  queues[thread_number()].copies.push_back(copy);
   return false;
 }
 
 void commit_async_copies() {
   IgnoreAccesses ignore;
-  Queue& queue = queues[thread_rank()];
+  Queue& queue = queues[thread_number()];
   queue.group_ends.push_back(queue.copies.size());
 }
 
 bool take_due_async_copy(int pending, AsyncCopy& copy) {
-  Queue& queue = queues[thread_rank()];
+  Queue& queue = queues[thread_number()];
   if (queue.group_ends.size() <= size_t(pending)) return false;
   const size_t due = queue.group_ends[queue.group_ends.size() - 1 - size_t(pending)];
   if (queue.done < due) {

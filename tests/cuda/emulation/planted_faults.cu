@@ -176,6 +176,29 @@ __global__ void storage_of_cub_used_again(float* output) {
   output[threadIdx.x] = threadIdx.x == 0 ? second - 2 * first : 0;
 }
 
+// A block reads what another one of its team has written, which may not have happened yet.
+template <bool kSound>
+__global__ void neighbour_read_before_the_team_meets(float* output) {
+  QUORUM_SHARED(float[kThreads], values);
+  const int thread = int(threadIdx.x);
+  team_barrier();
+  if (team_rank() == 1) values[thread] = float(thread);
+  if constexpr (kSound) team_barrier();
+  if (team_rank() == 0) output[thread] = shared_of(&values[0], 1)[thread] - float(thread);
+  team_barrier();
+}
+
+// Shared memory is gone with its block: who is read from may not leave before.
+template <bool kSound>
+__global__ void left_before_the_team_has_read(float* output) {
+  QUORUM_SHARED(float[kThreads], values);
+  const int thread = int(threadIdx.x);
+  values[thread] = 0;
+  team_barrier();
+  if (team_rank() == 1) output[thread] = shared_of(&values[0], 0)[thread];
+  if constexpr (kSound) team_barrier();
+}
+
 using Kernel = void (*)(float*);
 struct Fault {
   const char* name;
@@ -200,13 +223,17 @@ const Fault kFaults[] = {
     QUORUM_FAULT(half_warp_waits),
     QUORUM_FAULT(uninitialised_shared),
     QUORUM_FAULT(storage_of_cub_used_again),
+    QUORUM_FAULT(neighbour_read_before_the_team_meets),
+    QUORUM_FAULT(left_before_the_team_has_read),
 };
 
 // Every kernel leaves zeros in the first kThreads elements when all went well.
 int run(const Fault& fault, bool sound) {
-  const bool copies = std::strncmp(fault.name, "async", 5) == 0, one_block = std::strstr(fault.name, "block") == nullptr;
+  const bool copies = std::strncmp(fault.name, "async", 5) == 0, team = std::strstr(fault.name, "team") != nullptr;
+  const unsigned blocks = team || std::strstr(fault.name, "block") != nullptr ? 2 : 1;
   const DeviceArray<float> memory(std::vector<float>(kThreads * 9));
-  const LaunchConfig config = {.grid = {one_block ? 1u : 2u, 1, 1}, .threads = kThreads, .dynamic_shared = kThreads * (copies ? 32 : 4)};
+  const LaunchConfig config = {
+      .grid = {blocks, 1, 1}, .threads = kThreads, .dynamic_shared = kThreads * (copies ? 32 : 4), .team = team ? 2 : 1};
   try {
     check(launch(config, sound ? fault.sound : fault.faulty, memory.data()), fault.name, "launch");
   } catch (const std::exception& exception) {

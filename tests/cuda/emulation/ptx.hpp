@@ -10,6 +10,7 @@
 #include "quorum/core/element.hpp"
 #include "tests/cuda/emulation/async_copy.hpp"
 #include "tests/cuda/emulation/scheduler.hpp"
+#include "tests/cuda/emulation/shared_memory.hpp"
 
 namespace quorum::emulation {
 
@@ -86,6 +87,14 @@ inline float2 unpack_bf16(uint32_t word) { return {to_float(bf16{uint16_t(word)}
 inline uint32_t widen_fp8(uint32_t word) { return pack<f16>(to_float(fp8_e4m3{uint8_t(word)}), to_float(fp8_e4m3{uint8_t(word >> 8)})); }
 
 inline uint4 load_once_16(const void* global) { return *static_cast<const uint4*>(global); }
+
+inline unsigned team_rank() { return emulation::block_rank(); }
+inline unsigned team_size() { return emulation::team_blocks(); }
+inline void team_barrier(emulation::Site site = emulation::Site::current()) { emulation::meet_team("team_barrier", site); }
+template <class T>
+T* shared_of(T* own, unsigned rank, emulation::Site site = emulation::Site::current()) {
+  return static_cast<T*>(emulation::shared_of_block(own, rank, site));
+}
 
 // Kernels run one after another.
 inline void wait_for_previous_kernel() {}

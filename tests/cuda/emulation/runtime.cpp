@@ -35,6 +35,7 @@ std::map<cudaDeviceAttr, int>& device_attributes() {
       {cudaDevAttrMaxGridDimZ, 65535},
       {cudaDevAttrL2CacheSize, 50 << 20},
       {cudaDevAttrMemoryPoolsSupported, 1},
+      {cudaDevAttrClusterLaunch, 1},
   };
   return result;
 }
@@ -73,16 +74,20 @@ bool runnable(dim3 grid, dim3 block) {
 
 void set_device_attribute(cudaDeviceAttr attribute, int value) { device_attributes()[attribute] = value; }
 
-cudaError_t launch_grid(const void* kernel, dim3 grid, dim3 block, int64_t dynamic_shared_bytes, cudaStream_t stream,
+cudaError_t launch_grid(const void* kernel, dim3 grid, dim3 block, int team_blocks, int64_t dynamic_shared_bytes, cudaStream_t stream,
                         std::function<void()> body) {
   if (stream == nullptr && capturing()) return spoil_capture();
   if (!runnable(grid, block)) return remember(cudaErrorInvalidConfiguration);
+  if (team_blocks < 1 || team_blocks > int(kMaxTeamBlocks) || grid.x % unsigned(team_blocks) != 0 ||
+      (team_blocks > 1 && device_attributes().at(cudaDevAttrClusterLaunch) == 0)) {
+    return remember(cudaErrorInvalidClusterSize);
+  }
   const auto limit = dynamic_shared_limits().find(kernel);
   const int64_t allowed = std::max(limit != dynamic_shared_limits().end() ? limit->second : 0, kDefaultDynamicShared);
   if (dynamic_shared_bytes < 0 || dynamic_shared_bytes > allowed) return remember(cudaErrorInvalidValue);
   enqueue(stream, [=, body = std::move(body)] {
     ++counts().launches;
-    run_grid(grid, block, size_t(dynamic_shared_bytes), body);
+    run_grid(grid, block, unsigned(team_blocks), size_t(dynamic_shared_bytes), body);
   });
   return cudaSuccess;
 }
@@ -104,6 +109,8 @@ const char* cudaGetErrorString(cudaError_t status) {
       return "out of memory";
     case cudaErrorInvalidConfiguration:
       return "invalid configuration argument";
+    case cudaErrorInvalidClusterSize:
+      return "cluster misconfiguration";
     case cudaErrorStreamCaptureUnsupported:
       return "operation not permitted when stream is capturing";
     case cudaErrorStreamCaptureInvalidated:

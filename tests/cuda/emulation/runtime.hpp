@@ -23,9 +23,10 @@ Counts& counts();
 // What cudaDeviceGetAttribute says from now on: to plan as for another device.
 void set_device_attribute(cudaDeviceAttr attribute, int value);
 
-// Enqueues a launch of `body` once per thread. `kernel` identifies the kernel: how much dynamic shared memory it may have.
+// Enqueues a launch of `body` once per thread, in teams of team_blocks. `kernel` identifies the kernel: how much dynamic shared memory it
+// may have.
 // Errors: the runtime's, for a configuration that the device cannot run. What a kernel does wrong is thrown (Failure).
-cudaError_t launch_grid(const void* kernel, dim3 grid, dim3 block, int64_t dynamic_shared_bytes, cudaStream_t stream,
+cudaError_t launch_grid(const void* kernel, dim3 grid, dim3 block, int team_blocks, int64_t dynamic_shared_bytes, cudaStream_t stream,
                         std::function<void()> body);
 
 }  // namespace quorum::emulation

@@ -20,7 +20,7 @@ dim3 blockDim, gridDim;
 namespace quorum::emulation {
 namespace {
 
-constexpr int kLanes = 32, kMaxThreads = 1024;
+constexpr unsigned kLanes = 32, kMaxWarps = kMaxThreads / kLanes;
 
 enum class State { ended, ready, waiting };
 
@@ -37,14 +37,16 @@ struct Wait {
 struct Thread {
   Fiber fiber;
   uint3 index{};
-  unsigned rank = 0;
+  unsigned number = 0;           // in the team
+  unsigned block = 0, rank = 0;  // its block in the team, its own rank in the block
   State state = State::ended;
   Wait wait;
   void* ordered_after = nullptr;  // what it acquires when its wait is over
   unsigned lane() const { return rank % kLanes; }
+  unsigned warp() const { return block * kMaxWarps + rank / kLanes; }  // in the team
 };
 
-// Objects for the thread sanitizer. Allocated anew for each block: an object that lasted would order one block after another, and races
+// Objects for the thread sanitizer. Allocated anew for each team: an object that lasted would order one block after another, and races
 // between blocks would go unseen. Who arrives releases `arrived`; the last one passes that on through `passed`, so that a thread that
 // is already on its way to the next meeting orders nothing for one that has yet to leave this one.
 struct MeetingPoint {
@@ -54,23 +56,31 @@ struct MeetingPoint {
 };
 
 struct MeetingPoints {
-  MeetingPoint barrier, warps[kMaxThreads / kLanes];
+  MeetingPoint team, blocks[kMaxTeamBlocks], warps[kMaxTeamBlocks * kMaxWarps];
 };
 
 struct Warp {
   unsigned alive = 0, waiting = 0;  // a bit per lane
 };
 
+// Threads that meet at a barrier: a block's, or those of all blocks of a team.
+struct Group {
+  std::vector<Thread*> at_barrier;
+  unsigned num_alive = 0;
+};
+
 Fiber scheduler;
 std::vector<std::unique_ptr<Thread>> threads;
-std::vector<unsigned> ready;  // ranks of the threads that can go on; those before first_ready have gone
+std::vector<unsigned> ready;  // numbers of the threads that can go on; those before first_ready have gone
 size_t first_ready = 0;
-Warp warps[kMaxThreads / kLanes];
-std::vector<Thread*> at_barrier;
+Warp warps[kMaxTeamBlocks * kMaxWarps];
+Group team, blocks[kMaxTeamBlocks];
+uint3 block_index[kMaxTeamBlocks];
+bool block_started[kMaxTeamBlocks];
 std::unique_ptr<MeetingPoints> points;
 char launched, finished;  // objects for the thread sanitizer: the host before and after a launch
 Thread* current = nullptr;
-unsigned num_threads = 0, num_alive = 0;
+unsigned num_blocks = 1, num_threads = 0;  // of the team, of a block
 const std::function<void()>* kernel_body = nullptr;
 std::string failure;
 // SplitMix64. The standard's generators would not do: instrumented test files compile them too, the linker keeps one copy, and the thread
@@ -108,6 +118,9 @@ Settings settings_of_environment() {
   return result;
 }
 
+std::string name(const Thread& thread) {
+  return "thread " + std::to_string(thread.rank) + (num_blocks > 1 ? " of block " + std::to_string(thread.block) : "");
+}
 std::string place(Site site) { return std::string(site.file_name()) + ":" + std::to_string(site.line()); }
 bool same_place(Site a, Site b) {
   return a.line() == b.line() && (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
@@ -126,7 +139,7 @@ void make_ready(Thread& thread) {
     ready.resize(size);
     first_ready = 0;
   }
-  ready.push_back(thread.rank);
+  ready.push_back(thread.number);
 }
 
 // The thread to go on, or null.
@@ -173,9 +186,9 @@ bool same_operation(const Wait& a, const Wait& b) {
 
 // Completes what `thread` waits in when all its lanes have come.
 bool complete_warp(Thread& thread, bool by_last_to_come) {
-  Warp& warp = warps[thread.rank / kLanes];
+  Warp& warp = warps[thread.warp()];
   const Wait wait = thread.wait;
-  const unsigned lanes = wait.mask & warp.alive, first = thread.rank - thread.lane();
+  const unsigned lanes = wait.mask & warp.alive, first = thread.number - thread.lane();
   if ((warp.waiting & lanes) != lanes || (wait.kind == Meeting::matrix && lanes != wait.mask)) return false;
   void* payloads[kLanes] = {};
   for (unsigned lane = 0; lane < kLanes; ++lane) {
@@ -185,7 +198,7 @@ bool complete_warp(Thread& thread, bool by_last_to_come) {
     payloads[lane] = other.wait.payload;
   }
   if (wait.combine != nullptr) wait.combine(payloads, kLanes);
-  void* after = wait.kind == Meeting::barrier ? pass_on(points->warps[thread.rank / kLanes], by_last_to_come) : nullptr;
+  void* after = wait.kind == Meeting::barrier ? pass_on(points->warps[thread.warp()], by_last_to_come) : nullptr;
   warp.waiting &= ~lanes;
   for (unsigned lane = 0; lane < kLanes; ++lane) {
     if ((lanes >> lane & 1) == 0) continue;
@@ -197,36 +210,54 @@ bool complete_warp(Thread& thread, bool by_last_to_come) {
   return true;
 }
 
-void complete_barrier(bool by_last_to_come) {
-  const Thread& one = *at_barrier.front();
-  for (const Thread* other : at_barrier) {
+MeetingPoint& point_of(const Group& group) { return &group == &team ? points->team : points->blocks[&group - blocks]; }
+
+void complete_barrier(Group& group, bool by_last_to_come) {
+  const Thread& one = *group.at_barrier.front();
+  for (const Thread* other : group.at_barrier) {
     if (same_place(one.wait.site, other->wait.site)) continue;
-    failure = "divergent barrier: thread " + std::to_string(one.rank) + " is in " + one.wait.operation + " at " + place(one.wait.site) +
-              ", thread " + std::to_string(other->rank) + " in " + other->wait.operation + " at " + place(other->wait.site);
+    failure = "divergent barrier: " + name(one) + " is in " + one.wait.operation + " at " + place(one.wait.site) + ", " + name(*other) +
+              " in " + other->wait.operation + " at " + place(other->wait.site);
     return;
   }
   if (one.wait.combine != nullptr) {
     static void* payloads[kMaxThreads];
     std::fill_n(payloads, num_threads, nullptr);
-    for (const Thread* thread : at_barrier) payloads[thread->rank] = thread->wait.payload;
+    for (const Thread* thread : group.at_barrier) payloads[thread->rank] = thread->wait.payload;
     one.wait.combine(payloads, int(num_threads));
   }
-  void* after = pass_on(points->barrier, by_last_to_come);
-  for (Thread* thread : at_barrier) {
+  void* after = pass_on(point_of(group), by_last_to_come);
+  for (Thread* thread : group.at_barrier) {
     thread->ordered_after = after;
     make_ready(*thread);
   }
-  at_barrier.clear();
+  group.at_barrier.clear();
+}
+
+bool complete_without_the_ended(Group& group) {
+  if (group.at_barrier.empty() || group.at_barrier.size() != group.num_alive) return false;
+  complete_barrier(group, false);
+  return true;
+}
+
+void meet(Group& group, const Wait& wait) {
+  Thread& self = *current;
+  self.wait = wait;
+  self.state = State::waiting;
+  release(&point_of(group).arrived);
+  group.at_barrier.push_back(&self);
+  if (group.at_barrier.size() == group.num_alive) complete_barrier(group, true);
+  leave();
+  acquire(self.ordered_after);
 }
 
 // Nobody can go on: threads that have ended may be all that the others wait for. False if they are not.
 bool complete_without_the_ended() {
-  if (!at_barrier.empty() && at_barrier.size() == num_alive) {
-    complete_barrier(false);
-    return true;
-  }
-  for (unsigned rank = 0; rank < num_threads; ++rank) {
-    Thread& thread = *threads[rank];
+  for (unsigned block = 0; block < num_blocks; ++block)
+    if (complete_without_the_ended(blocks[block])) return true;
+  if (complete_without_the_ended(team)) return true;
+  for (unsigned number = 0; number < num_blocks * num_threads; ++number) {
+    Thread& thread = *threads[number];
     if (thread.state == State::waiting && thread.wait.operation != nullptr && thread.wait.mask != 0 && complete_warp(thread, false)) {
       return true;
     }
@@ -238,8 +269,8 @@ bool complete_without_the_ended() {
 std::string describe_deadlock() {
   std::string text = "threads wait for ever:";
   std::vector<const Thread*> shown;
-  for (unsigned rank = 0; rank < num_threads; ++rank) {
-    const Thread& thread = *threads[rank];
+  for (unsigned number = 0; number < num_blocks * num_threads; ++number) {
+    const Thread& thread = *threads[number];
     if (thread.state != State::waiting || thread.wait.operation == nullptr) continue;
     const auto same = [&](const Thread* other) {
       return other->wait.operation == thread.wait.operation && other->wait.mask == thread.wait.mask &&
@@ -249,10 +280,10 @@ std::string describe_deadlock() {
     shown.push_back(&thread);
     char mask[32] = "";
     if (thread.wait.mask != 0) std::snprintf(mask, sizeof mask, " with mask %08x", thread.wait.mask);
-    text +=
-        "\n  thread " + std::to_string(rank) + " (first of its kind) in " + thread.wait.operation + mask + " at " + place(thread.wait.site);
+    text += "\n  " + name(thread) + " (first of its kind) in " + thread.wait.operation + mask + " at " + place(thread.wait.site);
   }
-  text += "\n  " + std::to_string(num_threads - num_alive) + " of " + std::to_string(num_threads) + " threads have ended";
+  const unsigned all = num_blocks * num_threads;
+  text += "\n  " + std::to_string(all - team.num_alive) + " of " + std::to_string(all) + " threads have ended";
   return text;
 }
 
@@ -266,37 +297,45 @@ void thread_main() {
   release(&finished);
   Thread& self = *current;
   self.state = State::ended;
-  --num_alive;
-  warps[self.rank / kLanes].alive &= ~(1u << self.lane());
-  drop_async_copies(self.rank);
+  --team.num_alive;
+  warps[self.warp()].alive &= ~(1u << self.lane());
+  drop_async_copies(self.number);
+  if (--blocks[self.block].num_alive == 0) give_back_shared_memory(self.block);
   scheduler.enter(self.fiber, true);
 }
 
-void prepare_block() {
+void prepare_team() {
   {
     IgnoreAccesses ignore;
     points = std::make_unique<MeetingPoints>();
   }
   ready.clear();
   first_ready = 0;
-  at_barrier.clear();
-  num_alive = num_threads;
-  for (unsigned rank = 0; rank < num_threads; ++rank) {
-    Thread& thread = *threads[rank];
-    Warp& warp = warps[rank / kLanes];
-    if (thread.lane() == 0) warp.alive = warp.waiting = 0;
-    warp.alive |= 1u << thread.lane();
+  team.at_barrier.clear();
+  team.num_alive = num_blocks * num_threads;
+  for (unsigned block = 0; block < num_blocks; ++block) {
+    blocks[block].at_barrier.clear();
+    blocks[block].num_alive = num_threads;
+    block_started[block] = false;
+  }
+  std::fill_n(warps, num_blocks * kMaxWarps, Warp{});
+  for (unsigned number = 0; number < team.num_alive; ++number) {
+    Thread& thread = *threads[number];
+    const unsigned rank = number % num_threads;
+    thread.block = number / num_threads;
+    thread.rank = rank;
+    warps[thread.warp()].alive |= 1u << thread.lane();
     thread.index = {rank % blockDim.x, rank / blockDim.x % blockDim.y, rank / blockDim.x / blockDim.y};
-    thread.fiber.prepare(thread_main, rank);
-    drop_async_copies(rank);
+    thread.fiber.prepare(thread_main, number);
+    drop_async_copies(number);
     make_ready(thread);
   }
 }
 
-void run_block() {
-  prepare_block();
+void run_team() {
+  prepare_team();
   release(&launched);
-  while (num_alive > 0 && failure.empty()) {
+  while (team.num_alive > 0 && failure.empty()) {
     Thread* next = take_ready();
     if (next == nullptr) {
       if (!complete_without_the_ended()) failure = describe_deadlock();
@@ -304,16 +343,18 @@ void run_block() {
     }
     current = next;
     threadIdx = next->index;
+    blockIdx = block_index[next->block];
+    block_started[next->block] = true;
     next->fiber.enter(scheduler);
   }
 }
 
-std::vector<unsigned> order_of_blocks() {
-  std::vector<unsigned> blocks(size_t(gridDim.x) * gridDim.y * gridDim.z);
-  std::iota(blocks.begin(), blocks.end(), 0);
-  if (settings().order == ThreadOrder::reverse) std::reverse(blocks.begin(), blocks.end());
-  if (settings().order == ThreadOrder::random) std::shuffle(blocks.begin(), blocks.end(), generator);
-  return blocks;
+std::vector<unsigned> order_of_teams() {
+  std::vector<unsigned> teams(size_t(gridDim.x) / num_blocks * gridDim.y * gridDim.z);
+  std::iota(teams.begin(), teams.end(), 0);
+  if (settings().order == ThreadOrder::reverse) std::reverse(teams.begin(), teams.end());
+  if (settings().order == ThreadOrder::random) std::shuffle(teams.begin(), teams.end(), generator);
+  return teams;
 }
 
 }  // namespace
@@ -323,26 +364,33 @@ Settings& settings() {
   return result;
 }
 
-void run_grid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, const std::function<void()>& body) {
+void run_grid(dim3 grid, dim3 block, unsigned team_blocks, size_t dynamic_shared_bytes, const std::function<void()>& body) {
   gridDim = grid;
   blockDim = block;
+  num_blocks = team_blocks;
   num_threads = block.x * block.y * block.z;
   kernel_body = &body;
   generator.seed(settings().seed);
   failure.clear();
   scheduler.adopt_caller();
-  ready.reserve(2 * kMaxThreads);
-  at_barrier.reserve(kMaxThreads);
-  while (threads.size() < num_threads) {
+  ready.reserve(2 * num_blocks * kMaxThreads);
+  team.at_barrier.reserve(num_blocks * kMaxThreads);
+  for (Group& group : blocks) group.at_barrier.reserve(kMaxThreads);
+  while (threads.size() < num_blocks * num_threads) {
     threads.push_back(std::make_unique<Thread>());
-    threads.back()->rank = unsigned(threads.size() - 1);
+    threads.back()->number = unsigned(threads.size() - 1);
   }
-  for (const unsigned number : order_of_blocks()) {
-    blockIdx = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
-    take_shared_memory(dynamic_shared_bytes);
-    run_block();
-    give_back_shared_memory();
-    if (!failure.empty()) throw Failure("block " + std::to_string(number) + ": " + failure);
+  for (const unsigned first : order_of_teams()) {
+    for (unsigned i = 0; i < num_blocks; ++i) {
+      const unsigned number = first * num_blocks + i;
+      block_index[i] = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
+      take_shared_memory(i, dynamic_shared_bytes);
+    }
+    run_team();
+    if (failure.empty()) continue;
+    for (unsigned i = 0; i < num_blocks; ++i)
+      if (blocks[i].num_alive > 0) give_back_shared_memory(i);
+    throw Failure("block " + std::to_string(first * num_blocks) + ": " + failure);
   }
   acquire(&finished);
 }
@@ -351,8 +399,8 @@ void meet_warp(const char* operation, unsigned mask, void* payload, Combine comb
   Thread& self = *current;
   if ((mask >> self.lane() & 1) == 0) fail(std::string(operation) + ": the calling lane is not in its mask", site);
   self.wait = {operation, mask, payload, combine, kind, site};
-  if (kind == Meeting::barrier) release(&points->warps[self.rank / kLanes].arrived);
-  warps[self.rank / kLanes].waiting |= 1u << self.lane();
+  if (kind == Meeting::barrier) release(&points->warps[self.warp()].arrived);
+  warps[self.warp()].waiting |= 1u << self.lane();
   if (!complete_warp(self, true)) {
     wait_here();
   } else if (settings().order != ThreadOrder::forward) {
@@ -363,15 +411,10 @@ void meet_warp(const char* operation, unsigned mask, void* payload, Combine comb
 }
 
 void meet_block(const char* operation, void* payload, Combine combine, Site site) {
-  Thread& self = *current;
-  self.wait = {operation, 0, payload, combine, Meeting::barrier, site};
-  self.state = State::waiting;
-  release(&points->barrier.arrived);
-  at_barrier.push_back(&self);
-  if (at_barrier.size() == num_alive) complete_barrier(true);
-  leave();
-  acquire(self.ordered_after);
+  meet(blocks[current->block], {operation, 0, payload, combine, Meeting::barrier, site});
 }
+
+void meet_team(const char* operation, Site site) { meet(team, {operation, 0, nullptr, nullptr, Meeting::barrier, site}); }
 
 void maybe_let_others_run() {
   if (current == nullptr || settings().order != ThreadOrder::random || generator() % 8 != 0) return;
@@ -380,12 +423,21 @@ void maybe_let_others_run() {
 }
 
 unsigned lane_id() { return current->lane(); }
-unsigned thread_rank() { return current->rank; }
+unsigned thread_number() { return current->number; }
+unsigned block_rank() { return current->block; }
+unsigned team_blocks() { return num_blocks; }
+
+void check_neighbour(unsigned rank, Site site) {
+  if (rank >= num_blocks) fail("the team has no block " + std::to_string(rank), site);
+  if (!block_started[rank]) fail("block " + std::to_string(rank) + " of the team may not have started", site);
+  if (blocks[rank].num_alive == 0) fail("block " + std::to_string(rank) + " of the team has ended", site);
+}
+
 uint64_t random_number() { return generator(); }
 
 void fail(const std::string& what, Site site) {
   IgnoreAccesses ignore;
-  if (failure.empty()) failure = what + ", thread " + std::to_string(current->rank) + " at " + place(site);
+  if (failure.empty()) failure = what + ", " + name(*current) + " at " + place(site);
   current->wait.operation = nullptr;
   wait_here();
   std::abort();  // a launch that failed is not gone on with

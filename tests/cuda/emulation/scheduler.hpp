@@ -1,4 +1,5 @@
-// Runs the threads of a block, each on a fiber, on one OS thread: a thread runs until it waits for others. Blocks run one after another.
+// Runs the threads of a block, each on a fiber, on one OS thread: a thread runs until it waits for others. Blocks run one after another,
+// those of a team (a cluster of thread blocks in CUDA's words) together.
 #pragma once
 
 #include <vector_types.h>
@@ -33,8 +34,11 @@ class Failure : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Runs body() once for each thread of the grid. Errors: Failure; the grid is given up then.
-void run_grid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, const std::function<void()>& body);
+inline constexpr unsigned kMaxThreads = 1024, kMaxTeamBlocks = 8, kMaxTeamThreads = kMaxThreads * kMaxTeamBlocks;
+
+// Runs body() once for each thread of the grid. team_blocks: neighbours along x that make a team, at most kMaxTeamBlocks; divides grid.x.
+// Errors: Failure; the grid is given up then.
+void run_grid(dim3 grid, dim3 block, unsigned team_blocks, size_t dynamic_shared_bytes, const std::function<void()>& body);
 
 // --- For the pieces that kernels call; only while a kernel runs ------------------------------------------------------
 using Site = std::source_location;
@@ -50,11 +54,17 @@ enum class Meeting { exchange, barrier, matrix };
 void meet_warp(const char* operation, unsigned mask, void* payload, Combine combine, Meeting kind, Site site);
 // Waits until every thread of the block that has not ended is here, on the same line.
 void meet_block(const char* operation, void* payload, Combine combine, Site site);
+// Waits until every thread of the team that has not ended is here, on the same line.
+void meet_team(const char* operation, Site site);
 // Lets others run, now and then, in random order: where a thread acts on memory that others act on without meeting.
 void maybe_let_others_run();
 
 unsigned lane_id();
-unsigned thread_rank();  // in the block
+unsigned thread_number();  // in the team
+unsigned block_rank();     // in the team
+unsigned team_blocks();
+// Gives the launch up unless a block of the team has its shared memory: it has begun, and not ended.
+void check_neighbour(unsigned rank, Site site);
 // A random number from the seed of the launch.
 uint64_t random_number();
 // Gives the launch up with a Failure.

@@ -1,18 +1,22 @@
-// Shared memory of the block that runs. Every variable is an allocation of its own, exactly as large as asked for, so that the address
+// Shared memory of the blocks that run. Every variable is an allocation of its own, exactly as large as asked for, so that the address
 // sanitizer sees its bounds; filled with bytes 0xff (NaN as a float of any width, -1 as an integer) when the block starts.
 #pragma once
 
 #include <cstddef>
+#include <source_location>
 #include <type_traits>
 
 namespace quorum::emulation {
 
-void take_shared_memory(size_t dynamic_bytes);
-void give_back_shared_memory();
+// Of a block of the team, when it starts and when it has ended.
+void take_shared_memory(unsigned block, size_t dynamic_bytes);
+void give_back_shared_memory(unsigned block);
 
-// The static variable of the block that `key` stands for.
+// The calling thread's block's static variable that `key` stands for.
 void* static_shared(const void* key, size_t bytes, size_t alignment);
 void* dynamic_shared();
+// What an address in the calling thread's block's shared memory is in another block of its team.
+void* shared_of_block(void* own, unsigned block, std::source_location site);
 
 }  // namespace quorum::emulation
 

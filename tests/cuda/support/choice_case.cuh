@@ -135,7 +135,7 @@ class ChoiceCase {
 
   void select(int round = 0) {
     params.round = round;
-    cuda::check(cuda::prepare_select_tokens(params.group, params.max_slots), "ChoiceCase", "prepare_select_tokens");
+    cuda::check(cuda::prepare_select_tokens(params.group, params.max_slots, params.select_blocks), "ChoiceCase", "prepare_select_tokens");
     cuda::check(cuda::select_tokens(params, nullptr), "ChoiceCase", "select_tokens");
     cuda::check(cudaDeviceSynchronize(), "ChoiceCase", "cudaDeviceSynchronize");
   }

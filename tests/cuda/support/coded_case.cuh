@@ -34,7 +34,7 @@ class CodedCase {
     p.num_rounds = 3;
     step.lay_out();
     check(cuda::prepare_score_clusters(p.shape));
-    check(cuda::prepare_select_coded_tokens(p.group, p.max_slots));
+    check(cuda::prepare_select_coded_tokens(p.group, p.max_slots, p.select_blocks));
   }
   cuda::StepParams& params() { return step.params; }
   const cuda::StepParams& params() const { return step.params; }

@@ -1,9 +1,11 @@
-// A stratified sample from a distribution over clusters by one block: a thread a stratum (algorithm.md eq. 8 and 9).
+// A stratified sample from a distribution over clusters by a team of blocks: a thread a stratum, in the block that has its cluster
+// (algorithm.md eq. 8 and 9).
 #pragma once
 
 #include "quorum/core/certificate.hpp"
 #include "quorum/core/sample_points.hpp"
 #include "quorum/cuda/block/block_scan.cuh"
+#include "quorum/cuda/block/block_team.cuh"
 
 namespace quorum::cuda {
 
@@ -23,24 +25,27 @@ struct DrawSteps {
 
 template <int kThreads>
 struct DrawShared {
-  unsigned long long start[kThreads];
+  unsigned long long start[kThreads];  // within the block
+  unsigned long long of_block[kMaxTeamBlocks];
   unsigned long long warp_sums[kThreads / kWarpSize];
 };
 
 // Calls take(stratum, cluster, its probability, how far into it the point lies, [0, 1)) for every stratum, in the stratum's thread.
-// [first, last): the thread's clusters, runs of `run` in the order of threads. steps_of(cluster): its probability in any unit. Returns the
-// number of draws, 0 if there is nothing to draw from. By the whole block; ends with a barrier.
+// steps_of(cluster): the probability of a cluster of the block in any unit. Returns the number of draws, 0 if there is nothing to draw
+// from. By all blocks of the team; ends with a barrier of each.
 template <int kThreads, class StepsOf, class Take>
-__device__ __forceinline__ int draw_strata(int first, int last, int run, const SamplePoints& points, DrawShared<kThreads>& s,
-                                           StepsOf&& steps_of, Take&& take) {
-  unsigned long long own = 0, total = 0;
+__device__ __forceinline__ int draw_strata(const ClusterRuns& runs, const SamplePoints& points, DrawShared<kThreads>& s, StepsOf&& steps_of,
+                                           Take&& take) {
+  unsigned long long own = 0, of_block = 0, total = 0;
 #pragma unroll 1
-  for (int cluster = first; cluster < last; ++cluster) own += steps_of(cluster);
-  s.start[threadIdx.x] = block_exclusive_sum<kThreads>(own, total, s.warp_sums);
+  for (int cluster = runs.first; cluster < runs.last; ++cluster) own += steps_of(cluster);
+  s.start[threadIdx.x] = block_exclusive_sum<kThreads>(own, of_block, s.warp_sums);
+  const unsigned long long before = runs.team.exclusive_sum(of_block, total, s.of_block);
   __syncthreads();
   const int num_draws = total == 0 ? 0 : points.num_samples, stratum = int(threadIdx.x);
-  if (stratum < num_draws) {
-    const auto point = static_cast<unsigned long long>(points.point(stratum) * double(total));
+  const auto of_all = stratum < num_draws ? static_cast<unsigned long long>(points.point(stratum) * double(total)) : 0ull;
+  if (stratum < num_draws && of_all >= before && of_all - before < of_block) {
+    const unsigned long long point = of_all - before;
     int low = 0;  // the last thread whose clusters begin at or before the point
 #pragma unroll 1
     for (int high = kThreads - 1; low < high;) {
@@ -50,7 +55,7 @@ __device__ __forceinline__ int draw_strata(int first, int last, int run, const S
       else
         high = middle - 1;
     }
-    int cluster = low * run;
+    int cluster = runs.block_begin + low * runs.run;
     unsigned long long begin = s.start[low], steps = steps_of(cluster);
 #pragma unroll 1
     while (begin + steps <= point) {

@@ -117,6 +117,40 @@ __device__ __forceinline__ uint4 load_once_16(const void* global) {
   return r;
 }
 
+// Blocks of a launch with LaunchConfig::team: which one this is, how many there are; a barrier of all their threads that also makes their
+// writes visible; where a variable of shared memory lies in another of them. One block below compute capability 9.0.
+__device__ __forceinline__ unsigned team_rank() {
+  unsigned rank = 0;
+#if __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return rank;
+}
+__device__ __forceinline__ unsigned team_size() {
+  unsigned size = 1;
+#if __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+#endif
+  return size;
+}
+__device__ __forceinline__ void team_barrier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
+template <class T>
+__device__ __forceinline__ T* shared_of(T* own, [[maybe_unused]] unsigned rank) {
+#if __CUDA_ARCH__ >= 900
+  T* other;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(other) : "l"(own), "r"(rank));
+  return other;
+#else
+  return own;
+#endif
+}
+
 // Programmatic dependent launch, for launches with LaunchConfig::overlaps_previous: waits until the kernel before has finished and its
 // writes are visible / lets the kernel after start early. Nothing below compute capability 9.0.
 __device__ __forceinline__ void wait_for_previous_kernel() {

@@ -1,4 +1,4 @@
-// The clusters of one row whose tokens are looked at one by one, chosen by one block from estimates, without a sort (algorithm.md eq. 14).
+// The clusters of one row whose tokens are looked at one by one, chosen from estimates, without a sort (algorithm.md eq. 14).
 #pragma once
 
 #include "quorum/core/coded_rest.hpp"
@@ -18,15 +18,17 @@ template <int kHeads>
 struct RowCandidates : RowClusters<kHeads> {
   using Base = RowClusters<kHeads>;
   using Base::bucket, Base::first, Base::group, Base::head, Base::lane, Base::last, Base::p, Base::plan, Base::row, Base::s, Base::share,
-      Base::size, Base::warp;
+      Base::size, Base::team, Base::warp;
 
   KeyHistogram<uint32_t> keys;  // columns: shares of each head, then tokens, then clusters
 
-  static int64_t shared_bytes(int group, int max_slots) {
-    return round_up(int64_t(sizeof(SelectShared)), 16) + KeyHistogram<uint32_t>::bytes(group + 2) + int64_t(max_slots) * 4;
+  static int64_t shared_bytes(int group, int max_slots, int blocks) {
+    return round_up(int64_t(sizeof(SelectShared)), 16) + KeyHistogram<uint32_t>::bytes(group + 2) +
+           int64_t(select_slots(max_slots, blocks)) * 4;
   }
 
-  // Key buckets and sizes of all clusters, and the sums by bucket. A key is the largest share of weight per token over the heads.
+  // Key buckets and sizes of the block's clusters, and the sums of all by bucket. A key is the largest share of weight per token over the
+  // heads.
   __device__ __forceinline__ void fill_keys() const {
     for (int i = int(threadIdx.x); i < (group + 2) * kNumKeyBuckets; i += kSelectThreads) keys.sums[i] = 0;
     __syncthreads();
@@ -50,7 +52,7 @@ struct RowCandidates : RowClusters<kHeads> {
       atomicAdd(keys.column(group) + own, uint32_t(count));
       atomicAdd(keys.column(group + 1) + own, 1u);
     });
-    __syncthreads();
+    team.add_up(keys.sums, (group + 2) * kNumKeyBuckets);
   }
 
   // The highest threshold, not above `from`, at which clusters and what is always read hold `covered` of every head's weight.
@@ -104,7 +106,7 @@ struct RowCandidates : RowClusters<kHeads> {
 
   // What the plan says of candidates and of the others.
   __device__ __forceinline__ void describe(const CandidateCut& cut) const {
-    if (warp() >= group) return;
+    if (team.rank != 0 || warp() >= group) return;
     const int g = warp();
     const uint32_t candidates = sum_through(keys.column(g), cut.candidates), all = sum_through(keys.column(g), cut.outside);
     if (lane() != 0) return;
@@ -139,10 +141,15 @@ struct RowCandidates : RowClusters<kHeads> {
       if (threadIdx.x == 0) {
         float sum = 0.0f;
         for (int w = 0; w < kSelectWarps; ++w) sum += s.rest_sum[w];
-        plan.outside_squares[g] = sum;
+        shared_of(&s.squares_of_block[0][0], 0)[team.rank * kMaxGroupSize + g] = sum;
       }
       __syncthreads();
     }
+    team.barrier();
+    if (team.rank != 0 || int(threadIdx.x) >= group) return;
+    float sum = 0.0f;
+    for (int r = 0; r < team.size; ++r) sum += s.squares_of_block[r][threadIdx.x];
+    plan.outside_squares[threadIdx.x] = sum;
   }
 
   // Marks every cluster, and lists those that enter the output by their value means. Post: plan's counts.
@@ -150,14 +157,15 @@ struct RowCandidates : RowClusters<kHeads> {
     constexpr int kTokenBits = 22, kBlockBits = 21;
     constexpr unsigned long long kTokenMask = (1ull << kTokenBits) - 1, kBlockMask = (1ull << kBlockBits) - 1;
     const int of_tail = p.options.tail == Tail::drop && p.options.target_error == 0.0f ? -1 : cut.outside;
-    unsigned long long own = 0, total = 0;  // tokens and code blocks of candidates, clusters of the tail
+    unsigned long long own = 0, of_block = 0, total = 0;  // tokens and code blocks of candidates, clusters of the tail
 #pragma unroll 1
     for (int cluster = first; cluster < last; ++cluster) {
       const int key = bucket[cluster];
       if (key <= cut.candidates) own += (static_cast<unsigned long long>(num_code_blocks(size[cluster])) << kTokenBits) + size[cluster];
       if (key <= of_tail) own += 1ull << (kTokenBits + kBlockBits);
     }
-    const unsigned long long start = block_exclusive_sum<kSelectThreads>(own, total, s.warp_sums);
+    unsigned long long start = block_exclusive_sum<kSelectThreads>(own, of_block, s.warp_sums);
+    start += team.exclusive_sum(of_block, total, s.lists_of_block);
     int32_t* tail = p.workspace.tail_clusters + int64_t(row) * p.max_slots + (start >> (kTokenBits + kBlockBits));
     uint16_t* marks = p.workspace.cluster_key + int64_t(row) * p.max_slots;
 #pragma unroll 1
@@ -171,7 +179,7 @@ struct RowCandidates : RowClusters<kHeads> {
       }
       marks[cluster] = key <= cut.candidates ? uint16_t(0) : key <= of_tail ? kEntersOutside : kNoCandidate;
     }
-    if (threadIdx.x == 0) {
+    if (team.leads()) {
       plan.num_coded = int(total & kTokenMask);
       plan.num_code_blocks = int(total >> kTokenBits & kBlockMask);
       plan.num_tail = int(total >> (kTokenBits + kBlockBits));

@@ -1,8 +1,9 @@
-// One row's clusters as the block that chooses among them sees them: what they weigh, in which bucket of the reading order they lie
+// One row's clusters as the blocks that choose among them see them: what they weigh, in which bucket of the reading order they lie
 // (algorithm.md eq. 6).
 #pragma once
 
 #include "quorum/cuda/block/block_scan.cuh"
+#include "quorum/cuda/block/block_team.cuh"
 #include "quorum/cuda/block/cluster_histogram.cuh"
 #include "quorum/cuda/block/draw_strata.cuh"
 #include "quorum/cuda/block/state_sum.cuh"
@@ -40,25 +41,41 @@ struct SelectShared {
   int32_t num_members;
   int32_t finite;
   float rest_sum[kSelectWarps];
+  // What the blocks of a team tell one another; each is used once in a launch.
+  unsigned long long members_of_block[kMaxTeamBlocks], lists_of_block[kMaxTeamBlocks];
+  float rest_of_block[kMaxTeamBlocks];
+  float squares_of_block[kMaxTeamBlocks][kMaxGroupSize];  // the leader's
   DrawShared<kSelectThreads> draws;
   ListedPiece listed[kListedAtOnce];
 };
 
-// Device functions of one block; clusters are dealt to threads in runs, so that sums in thread order are sums by cluster id.
-// kHeads: query heads of the group, rounded up to 4, 8 or 16. Loops over clusters are not unrolled where a kernel is not the slower for it:
-// its instructions are fetched once and used once.
+// Most clusters of a block that chooses for a row together with others.
+QUORUM_HOST_DEVICE inline int select_slots(int max_slots, int blocks) {
+  const int slots = int(ceil_div(max_slots, blocks * kSelectThreads)) * kSelectThreads;
+  return slots < max_slots ? slots : max_slots;
+}
+
+// Two bytes for each of the block's clusters, in shared memory; by the cluster's number in the row.
+struct OfCluster {
+  uint16_t* values = nullptr;
+  int begin = 0;
+  __device__ __forceinline__ uint16_t& operator[](int cluster) const { return values[cluster - begin]; }
+};
+
+// Device functions of one block, or of a team of blocks that each know their own clusters, and all the row's sums by bucket. What is
+// written down once for a row is the leader's to write. kHeads: query heads of the group, rounded up to 4, 8 or 16. Loops over clusters are
+// not unrolled where a kernel is not the slower for it: its instructions are fetched once and used once.
 template <int kHeads>
-struct RowClusters {
+struct RowClusters : ClusterRuns {
   const StepParams& p;
   SelectShared& s;
   ClusterHistogram histogram;
-  uint16_t* bucket;      // [max_slots], shared memory
-  uint16_t* size;        // [max_slots], shared memory: tokens of a cluster
-  uint16_t* rest_share;  // [max_slots], shared memory: upper halves of floats
+  OfCluster bucket;
+  OfCluster size;        // tokens
+  OfCluster rest_share;  // upper halves of floats
   const FlatHeadView& head;
   RowPlan& plan;
   int row, group;
-  int first, last;  // the thread's clusters
 
   __device__ __forceinline__ int warp() const { return int(threadIdx.x) / kWarpSize; }
   __device__ __forceinline__ int lane() const { return int(threadIdx.x) % kWarpSize; }
@@ -85,7 +102,7 @@ struct RowClusters {
         s.log_total[g] = total.lse();
         s.unit_share[g] = 1.0f / total.sum;
         if (!isfinite(s.log_total[g])) atomicExch(&s.finite, 0);
-        if (p.round == 0) {
+        if (p.round == 0 && team.rank == 0) {
           plan.reference[g] = total.max;
           plan.read[g] = always.sum * fast_rescale(always.max, total.max);
           plan.rest[g] = clusters.sum * fast_rescale(clusters.max, total.max);
@@ -98,18 +115,17 @@ struct RowClusters {
     return s.finite != 0;
   }
 
-  // Calls visit(cluster, its size, log weights of the heads) for the clusters thread, thread + kSelectThreads, ..., in no order that sums
-  // could depend on; neighbouring threads have neighbouring clusters, and several clusters' weights are on their way together.
+  // Calls visit(cluster, its size, log weights of the heads) for the block's clusters thread, thread + kSelectThreads, ..., in no order
+  // that sums could depend on; neighbouring threads have neighbouring clusters, and several clusters' weights are on their way together.
   template <class Visit>
   __device__ __forceinline__ void for_each_weight(Visit&& visit) const {
     constexpr int kBatch = 16 / kHeads;
-    const int slots = head.clusters.num_clusters;
 #pragma unroll 1
-    for (int begin = int(threadIdx.x); begin < slots; begin += kBatch * kSelectThreads) {
+    for (int of_batch = block_begin + int(threadIdx.x); of_batch < block_end; of_batch += kBatch * kSelectThreads) {
       float weight[kBatch][kHeads], tokens[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const int cluster = min(begin + i * kSelectThreads, slots - 1);
+        const int cluster = min(of_batch + i * kSelectThreads, block_end - 1);
         const float* row_weights = log_weights(cluster);
         tokens[i] = head.clusters.size[cluster];
 #pragma unroll
@@ -117,11 +133,11 @@ struct RowClusters {
       }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i)
-        if (begin + i * kSelectThreads < slots) visit(begin + i * kSelectThreads, int(tokens[i]), weight[i]);
+        if (of_batch + i * kSelectThreads < block_end) visit(of_batch + i * kSelectThreads, int(tokens[i]), weight[i]);
     }
   }
 
-  // Sizes, buckets and sums of all clusters.
+  // Sizes and buckets of the block's clusters, sums of all.
   __device__ __forceinline__ void fill_histogram() const {
     for (int i = int(threadIdx.x); i < (group + 1) * kNumOrderBuckets; i += kSelectThreads) histogram.sums[i] = 0;
     __syncthreads();
@@ -147,7 +163,7 @@ struct RowClusters {
     });
     in_last = warp_sum(in_last);
     if (lane() == 0 && in_last > 0) atomicAdd(histogram.column(group) + kNumOrderBuckets - 1, in_last);
-    __syncthreads();
+    team.add_up(histogram.sums, (group + 1) * kNumOrderBuckets);
   }
 };
 

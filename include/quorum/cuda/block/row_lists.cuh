@@ -1,5 +1,5 @@
-// What a choice comes to, written down by one block: tokens to attend, clusters that lend their value means, drawn tokens
-// (algorithm.md eq. 8).
+// What a choice comes to, written down by each block for its own clusters: tokens to attend, clusters that lend their value means, drawn
+// tokens (algorithm.md eq. 8).
 #pragma once
 
 #include "quorum/cuda/block/draw_strata.cuh"
@@ -11,25 +11,27 @@ template <int kHeads>
 struct RowLists : RowClusters<kHeads> {
   using Base = RowClusters<kHeads>;
   using Base::bucket, Base::first, Base::group, Base::head, Base::lane, Base::last, Base::log_weights, Base::p, Base::plan, Base::row,
-      Base::s, Base::share, Base::size, Base::warp, Base::rest_share;
+      Base::s, Base::share, Base::size, Base::team, Base::warp, Base::rest_share;
 
   // Tokens of the clusters chosen in this round, by cluster id, behind those of the list; and the tail's clusters.
   __device__ __forceinline__ void write_lists(int tail_bucket) const {
     constexpr int kTokenBits = 22, kPieceBits = 21;
     constexpr unsigned long long kTokenMask = (1ull << kTokenBits) - 1, kPieceMask = (1ull << kPieceBits) - 1;
-    unsigned long long own = 0, total = 0;  // tokens, pieces, clusters of the tail
+    const int begin = plan.num_listed;
+    unsigned long long own = 0, of_block = 0, total = 0;  // tokens, pieces, clusters of the tail
 #pragma unroll 1
     for (int cluster = first; cluster < last; ++cluster) {
       if (bucket[cluster] == kListedNow) own += (static_cast<unsigned long long>(pieces_of(cluster)) << kTokenBits) + size[cluster];
       if (int(bucket[cluster]) <= tail_bucket) own += 1ull << (kTokenBits + kPieceBits);
     }
-    const unsigned long long start = block_exclusive_sum<kSelectThreads>(own, total, s.warp_sums);
-    const int num_pieces = int(total >> kTokenBits & kPieceMask), begin = plan.num_listed;
+    const unsigned long long in_block = block_exclusive_sum<kSelectThreads>(own, of_block, s.warp_sums);
+    const unsigned long long start = in_block + team.exclusive_sum(of_block, total, s.lists_of_block);
+    const int num_pieces = int(of_block >> kTokenBits & kPieceMask);
     int32_t* list = p.workspace.tokens + int64_t(row) * p.max_tokens + begin;
     int32_t* tail = p.workspace.tail_clusters + int64_t(row) * p.max_slots;
 #pragma unroll 1
     for (int part = 0; part == 0 || part < num_pieces; part += kListedAtOnce) {
-      int at = int(start >> kTokenBits & kPieceMask) - part, at_tail = int(start >> (kTokenBits + kPieceBits));
+      int at = int(in_block >> kTokenBits & kPieceMask) - part, at_tail = int(start >> (kTokenBits + kPieceBits));
       uint32_t place = uint32_t(start & kTokenMask);
 #pragma unroll 1
       for (int cluster = first; cluster < last; ++cluster) {
@@ -45,7 +47,7 @@ struct RowLists : RowClusters<kHeads> {
       expand(list, min(kListedAtOnce, num_pieces - part));
       __syncthreads();
     }
-    if (threadIdx.x == 0) {
+    if (team.leads()) {
       plan.first_listed = p.round == 0 ? 0 : begin;
       plan.num_listed = begin + int(total & kTokenMask);
       plan.num_tail = int(total >> (kTokenBits + kPieceBits));
@@ -76,7 +78,7 @@ struct RowLists : RowClusters<kHeads> {
   }
 
   __device__ __forceinline__ bool is_unread(int cluster) const { return bucket[cluster] < kListedNow; }
-  // Shares of the rest of all unread clusters, the largest over the heads, to `rest_share`; returns the sum over the whole block. As bf16:
+  // Shares of the rest of all unread clusters, the largest over the heads, to `rest_share`; returns the sum over all blocks. As bf16:
   // they only shape the sample, which is unbiased whatever they are.
   __device__ __forceinline__ float share_rest() const {
     float own = 0.0f;
@@ -93,13 +95,14 @@ struct RowLists : RowClusters<kHeads> {
     own = warp_sum(own);
     if (lane() == 0) s.rest_sum[warp()] = own;
     __syncthreads();
-    float sum = 0.0f;
-    for (int w = 0; w < kSelectWarps; ++w) sum += s.rest_sum[w];
+    float of_block = 0.0f, sum = 0.0f;
+    for (int w = 0; w < kSelectWarps; ++w) of_block += s.rest_sum[w];
+    team.exclusive_sum(of_block, sum, s.rest_of_block);
     return sum;
   }
 
   // Draws one token for each stratum of the rest's distribution, a mixture of estimated weight and size.
-  __device__ __forceinline__ void draw_tokens(int run) const {
+  __device__ __forceinline__ void draw_tokens() const {
     const float unread = float(head.num_indexed) - float(s.chosen[group]);
     const DrawSteps steps(draw_rule(double(share_rest()), double(unread)));
     const auto steps_of = [&](int cluster) {
@@ -113,8 +116,8 @@ struct RowLists : RowClusters<kHeads> {
       p.workspace.draws[int64_t(row) * p.num_draws + stratum] = {head.clusters.cluster_tokens[token],
                                                                  float(count) / (probability * float(p.num_draws))};
     };
-    const int num_draws = draw_strata<kSelectThreads>(first, last, run, points, s.draws, steps_of, take);
-    if (threadIdx.x == 0) {
+    const int num_draws = draw_strata<kSelectThreads>(*this, points, s.draws, steps_of, take);
+    if (team.leads()) {
       plan.num_draws = num_draws;
       plan.num_sampled += num_draws;
     }

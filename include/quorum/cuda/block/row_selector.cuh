@@ -1,4 +1,4 @@
-// The choice of one row's clusters by one block, from estimates alone: the place in the reading order where every head has enough
+// The choice of one row's clusters, from estimates alone: the place in the reading order where every head has enough
 // (algorithm.md eq. 6 and 7).
 #pragma once
 
@@ -11,7 +11,7 @@ template <int kHeads>
 struct RowSelector : RowClusters<kHeads> {
   using Base = RowClusters<kHeads>;
   using Base::bucket, Base::first, Base::group, Base::head, Base::histogram, Base::lane, Base::last, Base::log_weights, Base::p, Base::plan,
-      Base::row, Base::s, Base::share, Base::size, Base::warp;
+      Base::row, Base::s, Base::share, Base::team, Base::warp;
 
   // What each column must reach: shares by target, tokens by budget. `read` and `rest` are exact and estimated weight; taking estimated
   // weight x from one to the other meets the target if read + x >= target (read + x + (rest - x) factor).
@@ -29,14 +29,20 @@ struct RowSelector : RowClusters<kHeads> {
     __syncthreads();
   }
 
-  // How many clusters of a bucket lie before the thread's own.
-  __device__ __forceinline__ int members_before(int of_bucket) const {
-    unsigned long long own = 0, total = 0;
+  // How many clusters of a bucket lie before the thread's own, and of the bucket in which the round before stopped.
+  struct MembersBefore {
+    int of_bucket, of_last_round;
+  };
+  __device__ __forceinline__ MembersBefore members_before(int of_bucket) const {
+    const int of_last_round = p.round > 0 ? plan.cut.bucket : -1;
+    unsigned long long own = 0, of_block = 0, total = 0;
 #pragma unroll 1
-    for (int cluster = first; cluster < last; ++cluster) own += bucket[cluster] == of_bucket ? 1u : 0u;
-    const int before = int(block_exclusive_sum<kSelectThreads>(own, total, s.warp_sums));
-    if (threadIdx.x == 0) s.num_members = int(total);
-    return before;
+    for (int cluster = first; cluster < last; ++cluster)
+      own += (bucket[cluster] == of_bucket ? 1ull : 0ull) + (bucket[cluster] == of_last_round ? 1ull << 32 : 0ull);
+    unsigned long long before = block_exclusive_sum<kSelectThreads>(own, of_block, s.warp_sums);
+    before += team.exclusive_sum(of_block, total, s.members_of_block);
+    if (threadIdx.x == 0) s.num_members = int(uint32_t(total));
+    return {int(uint32_t(before)), int(before >> 32)};
   }
 
   // Visits the members of the cut's bucket by id, one warp for a column: calls take(through, value, place) in steps of a warp until it
@@ -49,7 +55,7 @@ struct RowSelector : RowClusters<kHeads> {
       const int place = begin + lane();
       uint32_t value = 0;
       if (place < s.num_members) {
-        const int cluster = members[place], count = size[cluster];
+        const int cluster = members[place], count = int(head.clusters.size[cluster]);
         value = column < group ? this->to_steps(share(log_weights(cluster)[column], count, column)) : uint32_t(count);
       }
       const uint32_t through = before + warp_inclusive_sum(value);
@@ -71,18 +77,18 @@ struct RowSelector : RowClusters<kHeads> {
     int at = 0;
     for (int w = 0; w <= group; ++w) at = max(at, s.place[w].bucket);
     at = min(at, s.place[group + 1].bucket);
-    const int rank_of_first = members_before(at);
+    const MembersBefore before = members_before(at);
     int32_t* members = p.workspace.tail_clusters + int64_t(row) * p.max_slots;  // for the time being
-    for (int cluster = first, place = rank_of_first; cluster < last; ++cluster)
+    for (int cluster = first, place = before.of_bucket; cluster < last; ++cluster)
       if (bucket[cluster] == at) members[place++] = cluster;
-    __syncthreads();
+    team.barrier();
     rank_columns(members, at);
     __syncthreads();
     int rank = 0;
     for (int w = 0; w <= group; ++w) rank = max(rank, s.rank[w]);
     rank = min(rank, s.rank[group + 1]);
     sum_chosen(members, at, rank);
-    mark_chosen(at, rank, rank_of_first);
+    mark_chosen(at, rank, before);
     cut = {at, rank};
     __syncthreads();
   }
@@ -118,10 +124,9 @@ struct RowSelector : RowClusters<kHeads> {
       if (lane() == 0) s.chosen[w] = sum;
     }
   }
-  __device__ __forceinline__ void mark_chosen(int at, int rank, int rank_of_first) const {
+  __device__ __forceinline__ void mark_chosen(int at, int rank, const MembersBefore& members) const {
     const OrderCut before = plan.cut;
-    const int rank_before_of_first = p.round > 0 ? members_before(before.bucket) : 0;
-    int place = rank_of_first, place_before = rank_before_of_first;
+    int place = members.of_bucket, place_before = members.of_last_round;
 #pragma unroll 1
     for (int cluster = first; cluster < last; ++cluster) {
       const int own = bucket[cluster];
@@ -150,15 +155,17 @@ struct RowSelector : RowClusters<kHeads> {
         const float share_of_rest = float(rest) * (1.0f / kShareUnit);
         s.tail_bucket[g] = rest == 0 ? -1 : place.bucket;
         s.inverse_rest[g] = rest == 0 ? 0.0f : 1.0f / share_of_rest;
-        plan.rest[g] = share_of_rest / s.unit_share[g];
-        plan.listed_steps[g] = s.chosen[g];
+        if (team.rank == 0) {
+          plan.rest[g] = share_of_rest / s.unit_share[g];
+          plan.listed_steps[g] = s.chosen[g];
+        }
       }
     }
     __syncthreads();
     int of_all = -1;
     for (int g = 0; g < group; ++g) of_all = max(of_all, s.tail_bucket[g]);
     if (p.options.tail == Tail::drop) of_all = -1;
-    if (warp() < group) {
+    if (team.rank == 0 && warp() < group) {
       const uint32_t used = of_all < 0 ? 0u : sum_before(warp(), min(of_all + 1, kNumOrderBuckets)) - s.chosen[warp()];
       if (lane() == 0) plan.used_rest[warp()] = float(used) * (1.0f / kShareUnit) / s.unit_share[warp()];
     }

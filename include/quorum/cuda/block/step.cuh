@@ -131,6 +131,7 @@ struct StepParams {
   int max_tokens = 0;
   int max_slots = 0;
   int score_tiles = 0;              // blocks that share the clusters of a row
+  int select_blocks = 1;            // blocks that choose for a row together
   int scan_tiles = 0;               // blocks that share the codes of a row
   int attend_blocks = 0;            // blocks that share the attention of all rows
   bool by_tokens = false;           // rows whose index has codes choose single tokens

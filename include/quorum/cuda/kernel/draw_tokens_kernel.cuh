@@ -74,12 +74,11 @@ __global__ void __launch_bounds__(kThreads, 1) draw_tokens_kernel(const __grid_c
   const uint16_t* keys = p.workspace.cluster_key + first_cluster;
   const float* share = p.workspace.unread_share + first_cluster;
   const int32_t* tokens = p.workspace.unread_tokens + first_cluster;
-  const int slots = clusters.num_clusters, run = (slots + kThreads - 1) / kThreads;
-  const int first = min(slots, int(threadIdx.x) * run), last = min(slots, first + run);
+  const ClusterRuns runs = ClusterRuns::of<kThreads>({}, clusters.num_clusters);
   float own_share = 0.0f;
   int own_tokens = 0;
 #pragma unroll 1
-  for (int cluster = first; cluster < last; ++cluster) {
+  for (int cluster = runs.first; cluster < runs.last; ++cluster) {
     own_share += share[cluster];
     own_tokens += tokens[cluster];
   }
@@ -87,7 +86,7 @@ __global__ void __launch_bounds__(kThreads, 1) draw_tokens_kernel(const __grid_c
   const SamplePoints points =
       SamplePoints::of(p.options.seed, p.kv_head_of(row) * p.heads_per_row, plan.num_tokens, plan.num_sampled, p.num_draws);
   const int num_draws = draw_strata<kThreads>(
-      first, last, run, points, s.strata, [&](int cluster) { return steps.of(share[cluster], float(tokens[cluster])); },
+      runs, points, s.strata, [&](int cluster) { return steps.of(share[cluster], float(tokens[cluster])); },
       [&](int stratum, int cluster, float probability, float into) {
         const int size = int(clusters.size[cluster]);
         int token = points.token_of(stratum, size);

@@ -1,5 +1,5 @@
-// Second stage: what of a row is read, what enters by value means, what is drawn. One block a row; its result is the row's plan. Rows that
-// choose single tokens are left to the kernels that scan codes.
+// Second stage: what of a row is read, what enters by value means, what is drawn. A team of blocks a row; its result is the row's plan.
+// Rows that choose single tokens are left to the kernels that scan codes.
 #pragma once
 
 #include "quorum/cuda/block/ptx.cuh"
@@ -10,8 +10,8 @@
 namespace quorum::cuda {
 
 // Bytes of a block's shared memory.
-inline int64_t select_shared_bytes(int group, int max_slots) {
-  return round_up(int64_t(sizeof(SelectShared)), 16) + ClusterHistogram::bytes(group) + int64_t(max_slots) * 6;
+inline int64_t select_shared_bytes(int group, int max_slots, int blocks) {
+  return round_up(int64_t(sizeof(SelectShared)), 16) + ClusterHistogram::bytes(group) + int64_t(select_slots(max_slots, blocks)) * 6;
 }
 
 // The plan of a row before anything is known, or on a dense path; one thread.
@@ -32,8 +32,8 @@ __device__ __forceinline__ void start_plan(const StepParams& p, int row, DecodeP
   for (int g = 0; g < p.group; ++g) plan.misses[g] = false;
 }
 
-// Which way a row goes in this round; false: it is done. Ends with a barrier.
-__device__ __forceinline__ bool start_round(const StepParams& p, int row, RowPlan& plan) {
+// Which way a row goes in this round; false: it is done. Ends with a barrier of the team.
+__device__ __forceinline__ bool start_round(const StepParams& p, int row, const BlockTeam& team, RowPlan& plan) {
   DecodePath path = DecodePath::sparse;
   bool goes_on = true;
   if (p.round == 0) {
@@ -41,21 +41,20 @@ __device__ __forceinline__ bool start_round(const StepParams& p, int row, RowPla
   } else {
     goes_on = false;
     if (!p.widens && p.round != p.dense_round) {  // a round for rows that choose single tokens; what misses waits for the next
-      __syncthreads();
-      if (threadIdx.x == 0) plan.widens = false;
-      __syncthreads();
+      if (team.leads()) plan.widens = false;
+      team.barrier();
       return false;
     }
     for (int g = 0; g < p.group; ++g) goes_on = goes_on || plan.misses[g];
     if (p.round == p.dense_round) path = DecodePath::dense_by_policy;
+    team.barrier();  // all have read what the leader writes
   }
-  __syncthreads();
-  if (threadIdx.x == 0) {
+  if (team.leads()) {
     if (goes_on && (p.round == 0 || is_dense(path))) start_plan(p, row, path, plan);
     plan.widens = goes_on && p.round > 0;
     for (int g = 0; g < p.group; ++g) plan.misses[g] = false;
   }
-  __syncthreads();
+  team.barrier();
   return goes_on && !is_dense(path);
 }
 
@@ -67,37 +66,39 @@ __device__ __forceinline__ void write_counts(const StepParams& p, int row, int l
   counts[2] = draws;
 }
 
-// Grid: (num_kv_heads, sets). Shared: select_shared_bytes(). kHeads: columns rounded up to 4, 8 or 16.
+// Grid: (select_blocks, num_kv_heads, sets), teams of select_blocks. Shared: select_shared_bytes(). kHeads: columns rounded up to 4, 8
+// or 16.
 template <int kHeads>
 __global__ void __launch_bounds__(kSelectThreads, 1) select_tokens_kernel(const __grid_constant__ StepParams p) {
-  const int group = p.group, row = int(blockIdx.y) * p.shape.num_kv_heads + int(blockIdx.x);
+  const int group = p.group, row = int(blockIdx.z) * p.shape.num_kv_heads + int(blockIdx.y);
   auto* memory = dynamic_shared<unsigned char>();
   auto& s = *reinterpret_cast<SelectShared*>(memory);
   auto* sums = reinterpret_cast<uint32_t*>(memory + round_up(int64_t(sizeof(SelectShared)), 16));
   auto* bucket = reinterpret_cast<uint16_t*>(sums + (group + 1) * kNumOrderBuckets);
   RowPlan& plan = p.workspace.plan[row];
+  const BlockTeam team = BlockTeam::of_launch();
   let_next_kernel_start();
   wait_for_previous_kernel();
   if (p.by_tokens && p.first_path(row) == DecodePath::sparse_tokens) return;
-  if (!start_round(p, row, plan)) {
+  if (!start_round(p, row, team, plan)) {
     const bool attends = p.round == 0 || plan.widens;
-    if (threadIdx.x == 0) write_counts(p, row, attends ? plan.num_listed : 0, 0, 0);
+    if (team.leads()) write_counts(p, row, attends ? plan.num_listed : 0, 0, 0);
     return;
   }
   const FlatHeadView& head = p.head(row);
-  const int slots = head.clusters.num_clusters, run = (slots + kSelectThreads - 1) / kSelectThreads;
-  const int first = min(slots, int(threadIdx.x) * run), last = min(slots, first + run);
-  const RowClusters<kHeads> clusters{p,   s,     {sums}, bucket, bucket + p.max_slots, bucket + 2 * p.max_slots, head, plan,
-                                     row, group, first,  last};
+  const ClusterRuns runs = ClusterRuns::of<kSelectThreads>(team, head.clusters.num_clusters);
+  const int slots = select_slots(p.max_slots, team.size), begin = runs.block_begin;
+  const RowClusters<kHeads> clusters{runs, p,    s,   {sums}, {bucket, begin}, {bucket + slots, begin}, {bucket + 2 * slots, begin},
+                                     head, plan, row, group};
   if (!clusters.sum_weights()) {
-    if (threadIdx.x == 0) {
+    if (team.leads()) {
       start_plan(p, row, DecodePath::dense_by_numerics, plan);
       write_counts(p, row, plan.num_listed, 0, 0);
     }
     return;
   }
   if (p.round == 0)
-    for (int i = int(threadIdx.x); i < plan.num_always; i += kSelectThreads)
+    for (int i = team.rank * kSelectThreads + int(threadIdx.x); i < plan.num_always; i += team.size * kSelectThreads)
       p.workspace.tokens[int64_t(row) * p.max_tokens + i] = head.always_token(i);
   clusters.fill_histogram();
   const RowSelector<kHeads> select{clusters};
@@ -107,8 +108,8 @@ __global__ void __launch_bounds__(kSelectThreads, 1) select_tokens_kernel(const 
   const int tail_bucket = select.find_tail();
   const RowLists<kHeads> lists{clusters};
   lists.write_lists(tail_bucket);
-  if (p.num_draws > 0) lists.draw_tokens(run);
-  if (threadIdx.x == 0) {
+  if (p.num_draws > 0) lists.draw_tokens();
+  if (team.leads()) {
     plan.cut = cut;
     plan.complete = s.chosen[group] == uint32_t(head.num_indexed);
     if (p.round > 0) ++plan.num_rounds;

@@ -14,6 +14,7 @@ struct LaunchConfig {
   int64_t dynamic_shared = 0;  // bytes of a block
   cudaStream_t stream = nullptr;
   bool overlaps_previous = false;  // may start before the kernel before it has finished; then it calls wait_for_previous_kernel()
+  int team = 1;                    // blocks, neighbours along x, that run together (BlockTeam); divides grid.x; 1 below 9.0
 };
 
 #if !defined(QUORUM_CUDA_EMULATION)
@@ -26,11 +27,19 @@ cudaError_t launch(const LaunchConfig& config, void (*kernel)(Params...), Args..
   native.blockDim = dim3(unsigned(config.threads));
   native.dynamicSmemBytes = size_t(config.dynamic_shared);
   native.stream = config.stream;
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  native.attrs = &overlap;
-  native.numAttrs = config.overlaps_previous ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  native.attrs = attributes;
+  if (config.overlaps_previous) {
+    cudaLaunchAttribute& overlap = attributes[native.numAttrs++];
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (config.team > 1) {
+    cudaLaunchAttribute& team = attributes[native.numAttrs++];
+    team.id = cudaLaunchAttributeClusterDimension;
+    team.val.clusterDim.x = unsigned(config.team);
+    team.val.clusterDim.y = team.val.clusterDim.z = 1;
+  }
   return cudaLaunchKernelEx(&native, kernel, Params(args)...);
 }
 
@@ -39,8 +48,8 @@ cudaError_t launch(const LaunchConfig& config, void (*kernel)(Params...), Args..
 // The same on the host (tests).
 template <class... Params, class... Args>
 cudaError_t launch(const LaunchConfig& config, void (*kernel)(Params...), Args... args) {
-  return emulation::launch_grid(reinterpret_cast<const void*>(kernel), config.grid, dim3(unsigned(config.threads)), config.dynamic_shared,
-                                config.stream, [=] { kernel(Params(args)...); });
+  return emulation::launch_grid(reinterpret_cast<const void*>(kernel), config.grid, dim3(unsigned(config.threads)), config.team,
+                                config.dynamic_shared, config.stream, [=] { kernel(Params(args)...); });
 }
 
 #endif
