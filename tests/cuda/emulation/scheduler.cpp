@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "tests/cuda/emulation/async_copy.hpp"
@@ -435,11 +436,11 @@ void check_neighbour(unsigned rank, Site site) {
 
 uint64_t random_number() { return generator(); }
 
-void fail(const std::string& what, Site site) {
+void fail(std::string what, Site site) {
   IgnoreAccesses ignore;
-  if (failure.empty()) failure = what + ", " + name(*current) + " at " + place(site);
+  if (failure.empty()) failure = std::move(what) + ", " + name(*current) + " at " + place(site);
   current->wait.operation = nullptr;
-  wait_here();
+  wait_here();  // for good: what lives on this stack is not destroyed
   std::abort();  // a launch that failed is not gone on with
 }
 

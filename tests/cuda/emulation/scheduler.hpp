@@ -68,6 +68,6 @@ void check_neighbour(unsigned rank, Site site);
 // A random number from the seed of the launch.
 uint64_t random_number();
 // Gives the launch up with a Failure.
-[[noreturn]] void fail(const std::string& what, Site site);
+[[noreturn]] void fail(std::string what, Site site);
 
 }  // namespace quorum::emulation
