@@ -440,7 +440,7 @@ void fail(std::string what, Site site) {
   IgnoreAccesses ignore;
   if (failure.empty()) failure = std::move(what) + ", " + name(*current) + " at " + place(site);
   current->wait.operation = nullptr;
-  wait_here();  // for good: what lives on this stack is not destroyed
+  wait_here();   // for good: what lives on this stack is not destroyed
   std::abort();  // a launch that failed is not gone on with
 }
 
