@@ -135,7 +135,7 @@ __device__ __forceinline__ unsigned team_size() {
 }
 __device__ __forceinline__ void team_barrier() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
 #else
   __syncthreads();
 #endif
