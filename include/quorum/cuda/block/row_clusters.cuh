@@ -115,6 +115,12 @@ struct RowClusters : ClusterRuns {
     return s.finite != 0;
   }
 
+  // What is always read leads the row's list.
+  __device__ __forceinline__ void list_always() const {
+    for (int i = team.rank * kSelectThreads + int(threadIdx.x); i < plan.num_always; i += team.size * kSelectThreads)
+      p.workspace.tokens[int64_t(row) * p.max_tokens + i] = head.always_token(i);
+  }
+
   // Calls visit(cluster, its size, log weights of the heads) for the block's clusters thread, thread + kSelectThreads, ..., in no order
   // that sums could depend on; neighbouring threads have neighbouring clusters, and several clusters' weights are on their way together.
   template <class Visit>

@@ -24,9 +24,9 @@ __global__ void __launch_bounds__(kSelectThreads, 1) choose_candidates_kernel(co
   if (p.first_path(row) != DecodePath::sparse_tokens) return;
   if (team.leads()) start_plan(p, row, DecodePath::sparse_tokens, plan);
   team.barrier();
-  const int thread = team.rank * kSelectThreads + int(threadIdx.x), num_threads = team.size * kSelectThreads;
   unsigned long long* histogram = p.workspace.token_histogram + int64_t(row) * (group + 1) * kNumKeyBuckets;
-  for (int i = thread; i < (group + 1) * kNumKeyBuckets; i += num_threads) histogram[i] = 0;
+  for (int i = team.rank * kSelectThreads + int(threadIdx.x); i < (group + 1) * kNumKeyBuckets; i += team.size * kSelectThreads)
+    histogram[i] = 0;
   const FlatHeadView& head = p.head(row);
   const ClusterRuns runs = ClusterRuns::of<kSelectThreads>(team, head.clusters.num_clusters);
   const int slots = select_slots(p.max_slots, team.size), begin = runs.block_begin;
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1) choose_candidates_kernel(co
     }
     return;
   }
-  for (int i = thread; i < plan.num_always; i += num_threads) p.workspace.tokens[int64_t(row) * p.max_tokens + i] = head.always_token(i);
+  clusters.list_always();
   clusters.fill_keys();
   const CandidateCut cut = clusters.choose();
   clusters.describe(cut);

@@ -97,9 +97,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1) select_tokens_kernel(const 
     }
     return;
   }
-  if (p.round == 0)
-    for (int i = team.rank * kSelectThreads + int(threadIdx.x); i < plan.num_always; i += team.size * kSelectThreads)
-      p.workspace.tokens[int64_t(row) * p.max_tokens + i] = head.always_token(i);
+  if (p.round == 0) clusters.list_always();
   clusters.fill_histogram();
   const RowSelector<kHeads> select{clusters};
   select.set_wanted();
