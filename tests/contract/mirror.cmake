@@ -4,7 +4,7 @@
 cmake_minimum_required(VERSION 3.22)
 
 # Headers that hold nothing to run: includes and macros.
-set(without_test quorum.hpp cuda.cuh version.hpp core/config.hpp)
+set(without_test quorum.hpp cuda.cuh version.hpp)
 
 file(GLOB_RECURSE headers RELATIVE "${root}/include/quorum" "${root}/include/quorum/*.hpp"
      "${root}/include/quorum/*.cuh")
